@@ -1,0 +1,94 @@
+# The two commands of the README are `make demo` and `make test`. `make help` lists the rest.
+SHELL        := /bin/bash
+VERSION      := $(shell cat VERSION)
+ENVOY        := 1.40.0
+GO           ?= go
+export CGO_ENABLED ?= 0
+GOFLAGS_BUILD := -trimpath -buildvcs=false
+LDFLAGS      := -s -w -X main.version=$(VERSION)
+CACHE        ?= $(HOME)/.cache/carrick
+RUN_ID       ?= demo
+LAB          := bin/lab --run-id $(RUN_ID)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install the Debian packages that building, the lab and the tests need (as root)
+	@tools/deps.sh
+
+.PHONY: build
+build: ## Build bin/carrick, bin/carrick-proxy, bin/lab and the samples' program
+	@mkdir -p bin
+	$(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick ./cmd/carrick-proxy ./samples/app
+	cd lab && $(GO) build $(GOFLAGS_BUILD) -ldflags '-s -w' -o ../bin/lab .
+
+.PHONY: lab
+lab: deps build ## Build the lab's Kubernetes (cached; minutes the first time)
+	bin/lab build
+
+$(CACHE)/envoy-$(ENVOY)/envoy:
+	@tools/envoy.sh $(ENVOY) $(dir $@)
+
+.PHONY: envoy
+envoy: $(CACHE)/envoy-$(ENVOY)/envoy ## Fetch the pinned genuine Envoy that tests compare with
+
+.PHONY: image
+image: build ## Write the container images to dist/images (no Docker needed)
+	$(GO) run ./tools/image --version $(VERSION) --bin bin --out dist/images
+
+.PHONY: image-envoy
+image-envoy: build envoy ## The same, with the image that runs Envoy in the proxy's place
+	$(GO) run ./tools/image --version $(VERSION) --bin bin --out dist/images --envoy $(CACHE)/envoy-$(ENVOY)/envoy
+
+.PHONY: demo
+demo: lab image ## Two clusters, one mesh, the curl loop; leaves it running
+	@test/demo.sh $(RUN_ID)
+
+.PHONY: demo-down
+demo-down: ## Remove what make demo left running
+	@test ! -x bin/lab || $(LAB) down
+
+.PHONY: unit
+unit: ## Unit and golden tests (under a minute when warm)
+	$(GO) vet ./...
+	$(GO) test -short ./...
+	cd lab && $(GO) test -short .  ./netns/... ./pki/... ./wan/... 2>/dev/null || (cd lab && $(GO) test -short ./...)
+
+.PHONY: integration
+integration: lab envoy ## Tests against real API servers, Envoy, grpc-go, curl and openssl
+	CARRICK_ENVOY=$(CACHE)/envoy-$(ENVOY)/envoy $(GO) test ./...
+
+.PHONY: e2e
+e2e: lab image-envoy ## The walkthrough, end to end in the lab
+	test/e2e.sh
+
+.PHONY: test
+test: integration e2e ## Everything that CI runs
+
+.PHONY: bench
+bench: ## Benchmarks, each as a ratio against a peer in the same run
+	$(GO) test -run '^$$' -bench . -benchmem ./compile ./proxy/...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
+	@tools/fuzz.sh $(or $(FUZZTIME),10s)
+
+.PHONY: crds
+crds: ## Generate the CRDs again from the modules that define them
+	cd tools/crds && $(GO) run . -out ../../install/crds
+
+.PHONY: golden
+golden: ## Rewrite golden files; read the diff before you commit it
+	$(GO) test ./compile ./inject ./install ./cli ./diagnose -update
+
+.PHONY: lint
+lint: ## golangci-lint, if it is installed, else go vet
+	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else $(GO) vet ./...; fi
+
+.PHONY: clean
+clean: ## Remove bin and dist (the caches stay)
+	rm -rf bin dist

@@ -1,0 +1,135 @@
+// Package carrick holds the rules of the house: which package may know which, and what each
+// says of itself. The packages are in the folders beside it.
+package carrick
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/carrick-mesh/carrick"
+
+// may lists, for each package, which of our packages it may import. A folder's name stands for
+// all packages below it too; "*" is anything. Tests are free.
+var may = map[string][]string{
+	"identity":      {},
+	"resource":      {},
+	"mesh":          {"identity"},
+	"kube":          {"identity", "mesh"},
+	"compile":       {"mesh", "identity", "resource"},
+	"xds":           {"resource"},
+	"control":       {"kube", "mesh", "compile", "xds", "resource", "identity"},
+	"ca":            {"identity"},
+	"inject":        {"identity"},
+	"install":       {},
+	"pool":          {},
+	"announce":      {},
+	"diagnose":      {"mesh", "compile", "resource", "identity"},
+	"cli":           {"*"},
+	"xdsclient":     {"resource"},
+	"proxy":         {"xdsclient", "resource", "identity"},
+	"agent":         {"xdsclient", "proxy", "identity", "resource"},
+	"cmd":           {"*"},
+	"tools":         {},
+	"samples":       {},
+	"bench":         {"*"},
+	"test":          {"*"},
+	"kube/kubetest": {},
+}
+
+// only lists who may import the module or package that the key begins with.
+var only = map[string][]string{
+	"k8s.io/client-go": {"kube", "install", "cli", "cmd/carrick", "test"},
+	"github.com/envoyproxy/go-control-plane/envoy/config":     {"compile", "proxy", "agent", "diagnose", "test", "bench"},
+	"github.com/envoyproxy/go-control-plane/envoy/extensions": {"compile", "proxy", "agent", "diagnose", "test", "bench"},
+	"github.com/spf13/cobra":                                  {"cli", "cmd/carrick"},
+}
+
+type pkg struct {
+	ImportPath, Doc string
+	Imports, Deps   []string
+}
+
+func list(t *testing.T, args ...string) (pkgs []pkg) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Doc,Deps"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// under reports whether a package is one of the folders, or below one.
+func under(name string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(f string) bool {
+		return f == "*" || name == f || strings.HasPrefix(name, f+"/")
+	})
+}
+
+func TestWalls(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+		if name == "" {
+			continue
+		}
+		if p.Doc == "" {
+			t.Errorf("%s has no package doc: one sentence, what it knows and what it does not", name)
+		}
+		folder, _, _ := strings.Cut(name, "/")
+		allow, ok := may[name]
+		if !ok {
+			allow, ok = may[folder]
+		}
+		if !ok {
+			t.Errorf("%s is not in the table of packages", name)
+		}
+		for _, i := range p.Imports {
+			if ours, in := strings.CutPrefix(i, module+"/"); in && !under(ours, append([]string{folder}, allow...)) {
+				t.Errorf("%s may not import %s", name, ours)
+			}
+			for prefix, who := range only {
+				if strings.HasPrefix(i, prefix) && !under(name, who) {
+					t.Errorf("%s may not import %s: only %s may", name, i, strings.Join(who, ", "))
+				}
+			}
+		}
+	}
+}
+
+// The proxy's memory is multiplied by every pod: nothing of Kubernetes is linked into it.
+func TestProxyLinksNoKubernetes(t *testing.T) {
+	for _, p := range list(t, "./cmd/carrick-proxy") {
+		for _, d := range p.Deps {
+			if strings.HasPrefix(d, "k8s.io/") || strings.HasPrefix(d, "sigs.k8s.io/") || strings.HasPrefix(d, "github.com/spf13/") {
+				t.Errorf("carrick-proxy links %s", d)
+			}
+		}
+	}
+}
+
+// go install of a released version refuses a module with replace directives.
+func TestNoReplace(t *testing.T) {
+	b, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(b), "\nreplace ") {
+		t.Error("go.mod has a replace directive; go install would refuse the module")
+	}
+}
