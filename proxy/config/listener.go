@@ -1,0 +1,136 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Direction is the traffic direction that a listener declares.
+type Direction uint8
+
+// Directions.
+const (
+	Unspecified Direction = iota
+	Inbound
+	Outbound
+)
+
+// Listener is a listening address and what happens to its connections. Immutable.
+type Listener struct {
+	Name      string
+	StatName  string           // stat_prefix, else the main address as Envoy spells it: "0.0.0.0_5000"
+	Addresses []netip.AddrPort // the first is the main one
+	Pipe      string           // a unix socket path instead
+	Bind      bool             // false: reached only through a listener with UseOriginalDst
+	// UseOriginalDst hands a connection to the listener that matches its original destination
+	// (its address, then its port on the wildcard address), if there is one.
+	UseOriginalDst bool
+	Direction      Direction
+	Transparent    bool
+	Freebind       bool
+	ReusePort      bool
+	ExactBalance   bool // spread connections evenly over loops
+	Backlog        int
+	BufferLimit    uint32 // soft limit of buffers per connection; default 1 MiB
+	// MaxAccepts bounds the connections accepted per readiness event; 0: no bound.
+	MaxAccepts int
+	Keepalive  *TCPKeepalive
+
+	// Listener filters. OriginalDst takes the original destination from the kernel.
+	OriginalDst   bool
+	TLSInspector  *Inspector
+	HTTPInspector *Inspector
+	ProxyProtocol *Inspector
+	// FilterTimeout is how long inspectors may wait for bytes; 0: for ever; default 15 s.
+	FilterTimeout     time.Duration
+	ContinueOnTimeout bool // go on with what is known instead of closing
+
+	Chains  []*FilterChain
+	Default *FilterChain // may be nil
+	// AccessLogs log connections that no chain took, and others as Envoy's listener log does.
+	AccessLogs []*AccessLog
+	// API is set on listeners for gRPC clients; such a listener accepts nothing.
+	API *HTTPConnectionManager
+
+	chains chainIndex
+}
+
+// Inspector is a listener filter that looks at the first bytes. It is off where Disabled holds.
+type Inspector struct {
+	Disabled PortPredicate
+}
+
+// PortPredicate holds for destination ports; the zero value for none.
+type PortPredicate struct {
+	Ranges []PortRange // any of these
+	Not    []PortRange // or none of these, if not empty
+	Any    bool
+}
+
+// PortRange is a half-open range of ports.
+type PortRange struct{ Start, End uint16 }
+
+// Holds reports whether p holds for the destination port.
+func (p PortPredicate) Holds(port uint16) bool {
+	if p.Any {
+		return true
+	}
+	for _, r := range p.Ranges {
+		if r.Start <= port && port < r.End {
+			return true
+		}
+	}
+	if len(p.Not) == 0 {
+		return false
+	}
+	for _, r := range p.Not {
+		if r.Start <= port && port < r.End {
+			return false
+		}
+	}
+	return true
+}
+
+// FilterChain is what handles a connection: optionally TLS, then HTTP or TCP. Immutable.
+type FilterChain struct {
+	Name string
+	TLS  *DownstreamTLS // nil: plaintext
+	// HandshakeTimeout bounds the TLS handshake; 0: no bound.
+	HandshakeTimeout time.Duration
+
+	// At most one of HTTP and TCP is set; with neither the connection is closed at once.
+	HTTP *HTTPConnectionManager
+	TCP  *TCPProxy
+	// SNICluster makes TCP go to the cluster named as the SNI (if there is an SNI).
+	SNICluster bool
+}
+
+// Conn is what filter chain matching needs to know of a connection.
+type Conn struct {
+	Local     netip.AddrPort // the (original) destination
+	Remote    netip.AddrPort
+	Direct    netip.AddrPort // the peer of the socket, if Remote was taken from a proxy header
+	SNI       string         // lower case; empty: none
+	Transport string         // "tls" if a TLS inspector found TLS, else "raw_buffer"
+	// ALPN is what the ClientHello offers, or "http/1.0", "http/1.1", "h2c" as an HTTP inspector found.
+	ALPN []string
+}
+
+// TCPProxy forwards bytes to a cluster.
+type TCPProxy struct {
+	StatPrefix   string
+	Clusters     []WeightedCluster // at least one
+	TotalWeight  uint32
+	AccessLogs   []*AccessLog
+	LogOnConnect bool
+	LogInterval  time.Duration // 0: only at the end
+	IdleTimeout  time.Duration // default 1 h; 0: none
+	MaxDuration  time.Duration // 0: none
+	ConnectTries uint32        // default 1
+	Hash         bool          // by source address
+}
+
+// Cluster picks a cluster by weight with a random number.
+func (t *TCPProxy) Cluster(random uint64) string {
+	return t.Clusters[pick(t.Clusters, t.TotalWeight, random)].Name
+}
