@@ -1,0 +1,451 @@
+package install
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
+)
+
+// proxyUser is the user and group of everything that Carrick runs.
+const proxyUser = 1337
+
+// istiod renders the control plane, and returns the MeshConfig beside its objects.
+func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
+	comp := c.spec.Components.Pilot
+	name := "istiod" + suffix(c.Revision)
+	labels := map[string]string{"app": "istiod", "istio": "pilot", "istio.io/rev": first(c.Revision, "default"), "operator.istio.io/component": "Pilot"}
+	mesh, config, err := istiodConfig(c, labels)
+	if err != nil {
+		return nil, "", err
+	}
+	deploy, err := istiodDeployment(c, comp, name, labels)
+	if err != nil {
+		return nil, "", err
+	}
+	clusterName := "istiod-clusterrole" + suffix(c.Revision) + "-" + c.Namespace
+	typed := []runtime.Object{
+		serviceAccount(c, name, "pilot", labels),
+		clusterRole(clusterName, "pilot", controlPlaneRules()),
+		clusterRoleBinding(clusterName, c.Namespace, name, "pilot"),
+		role(name, c.Namespace, "pilot", controlPlaneNamespaceRules()),
+		roleBinding(name, c.Namespace, "pilot", rbacv1.Subject{Kind: "ServiceAccount", Name: name, Namespace: c.Namespace}),
+	}
+	typed = append(typed, config...)
+	typed = append(typed, istiodService(c, comp, name, labels), deploy)
+	if c.vals.Global.DefaultPodDisruptionBudget.Enabled || comp.K8s.PodDisruptionBudget != nil {
+		typed = append(typed, budget(name, c.Namespace, "pilot", labels, deploy.Spec.Selector, comp.K8s.PodDisruptionBudget))
+	}
+	if h := autoscaler(name, c.Namespace, "pilot", labels, comp.K8s.HPASpec, c.vals.Pilot.AutoscaleEnabled, c.vals.Pilot.AutoscaleMin, c.vals.Pilot.AutoscaleMax); h != nil {
+		deploy.Spec.Replicas = nil
+		typed = append(typed, h)
+	}
+	typed = append(typed, injectorWebhook(c, name, labels))
+	objs, err := objects(typed...)
+	if err != nil {
+		return nil, "", err
+	}
+	return objs, mesh, patch(objs, comp.K8s.Overlays, "spec.components.pilot")
+}
+
+// istiodConfig renders the ConfigMaps that the control plane reads.
+func istiodConfig(c *Config, labels map[string]string) (string, []runtime.Object, error) {
+	mv, err := c.meshValues()
+	if err != nil {
+		return "", nil, err
+	}
+	mesh, err := yaml.Marshal(mv)
+	if err != nil {
+		return "", nil, fmt.Errorf("encoding the MeshConfig: %w", err)
+	}
+	networks := map[string]any{}
+	maps.Copy(networks, c.vals.Global.MeshNetworks)
+	mn, err := yaml.Marshal(map[string]any{"networks": networks})
+	if err != nil {
+		return "", nil, fmt.Errorf("encoding values.global.meshNetworks: %w", err)
+	}
+	values, err := json.MarshalIndent(c.injectorValues(), "", "  ")
+	if err != nil {
+		return "", nil, fmt.Errorf("encoding the injector's values: %w", err)
+	}
+	web := c.vals.SidecarInjectorWebhook
+	annotations := web.InjectedAnnotations
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	config, err := yaml.Marshal(map[string]any{
+		"policy":               "enabled",
+		"defaultTemplates":     []string{"sidecar"},
+		"alwaysInjectSelector": append([]any{}, web.AlwaysInjectSelector...),
+		"neverInjectSelector":  append([]any{}, web.NeverInjectSelector...),
+		"injectedAnnotations":  annotations,
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("encoding the injector's config: %w", err)
+	}
+	cm := func(name string, data map[string]string) runtime.Object {
+		return &corev1.ConfigMap{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
+			ObjectMeta: meta(name+suffix(c.Revision), c.Namespace, "pilot", labels),
+			Data:       data,
+		}
+	}
+	return string(mesh), []runtime.Object{
+		cm("istio", map[string]string{"mesh": string(mesh), "meshNetworks": string(mn)}),
+		cm("istio-sidecar-injector", map[string]string{"values": string(values), "config": string(config)}),
+	}, nil
+}
+
+func istiodService(c *Config, comp *Component, name string, labels map[string]string) *corev1.Service {
+	port := func(name string, port, target int32) corev1.ServicePort {
+		return corev1.ServicePort{Name: name, Port: port, TargetPort: intstr.FromInt32(target), Protocol: corev1.ProtocolTCP}
+	}
+	svc := &corev1.Service{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
+		ObjectMeta: meta(name, c.Namespace, "pilot", labels),
+		Spec: corev1.ServiceSpec{
+			Selector: istiodSelector(c),
+			Ports: []corev1.ServicePort{
+				port("grpc-xds", 15010, 15010),
+				port("https-dns", 15012, 15012),
+				port("https-webhook", 443, 15017),
+				port("http-monitoring", 15014, 15014),
+			},
+		},
+	}
+	svc.Annotations = comp.K8s.ServiceAnnotations
+	overlayService(svc, comp.K8s.Service)
+	return svc
+}
+
+func istiodSelector(c *Config) map[string]string {
+	s := map[string]string{"app": "istiod"}
+	if suffix(c.Revision) == "" {
+		s["istio"] = "pilot"
+	} else {
+		s["istio.io/rev"] = c.Revision
+	}
+	return s
+}
+
+func istiodDeployment(c *Config, comp *Component, name string, labels map[string]string) (*appsv1.Deployment, error) {
+	img, err := c.image("carrick", comp, "spec.components.pilot")
+	if err != nil {
+		return nil, err
+	}
+	p := c.vals.Pilot
+	env := []corev1.EnvVar{
+		{Name: "REVISION", Value: first(c.Revision, "default")},
+		{Name: "CLUSTER_ID", Value: c.Cluster},
+		{Name: "PILOT_CERT_PROVIDER", Value: "istiod"},
+		fieldEnv("POD_NAME", "metadata.name"),
+		fieldEnv("POD_NAMESPACE", "metadata.namespace"),
+		fieldEnv("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+	}
+	if p.TraceSampling != nil {
+		env = append(env, corev1.EnvVar{Name: "PILOT_TRACE_SAMPLING", Value: fmt.Sprint(*p.TraceSampling)})
+	}
+	env = mergeEnv(env, mapEnv(p.Env), comp.K8s.Env)
+	args := []string{"discovery"}
+	if l := c.vals.Global.Logging.Level; l != "" {
+		args = append(args, "--log_output_level="+l)
+	}
+	replicas := comp.K8s.ReplicaCount
+	if replicas == nil {
+		replicas = first(p.ReplicaCount, ptr.To[int32](1))
+	}
+	podLabels := maps.Clone(labels)
+	podLabels["sidecar.istio.io/inject"] = "false"
+	d := &appsv1.Deployment{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: meta(name, c.Namespace, "pilot", labels),
+		Spec: appsv1.DeploymentSpec{
+			Replicas: replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: istiodSelector(c)},
+			Strategy: rolling("100%", "25%"),
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{
+					Labels:      podLabels,
+					Annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "15014", "sidecar.istio.io/inject": "false"},
+				},
+				Spec: corev1.PodSpec{
+					ServiceAccountName: name,
+					SecurityContext:    &corev1.PodSecurityContext{FSGroup: ptr.To[int64](proxyUser)},
+					Containers: []corev1.Container{{
+						Name:            "discovery",
+						Image:           img,
+						ImagePullPolicy: c.pullPolicy(comp.K8s.ImagePullPolicy),
+						Command:         []string{"/usr/local/bin/carrick"},
+						Args:            args,
+						Ports: []corev1.ContainerPort{
+							{Name: "http-debug", ContainerPort: 8080, Protocol: corev1.ProtocolTCP},
+							{Name: "grpc-xds", ContainerPort: 15010, Protocol: corev1.ProtocolTCP},
+							{Name: "https-dns", ContainerPort: 15012, Protocol: corev1.ProtocolTCP},
+							{Name: "http-monitoring", ContainerPort: 15014, Protocol: corev1.ProtocolTCP},
+							{Name: "https-webhook", ContainerPort: 15017, Protocol: corev1.ProtocolTCP},
+						},
+						Env: env,
+						ReadinessProbe: &corev1.Probe{
+							ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(8080)}},
+							PeriodSeconds:    2,
+							TimeoutSeconds:   5,
+							FailureThreshold: 3,
+						},
+						SecurityContext: locked(),
+						VolumeMounts:    []corev1.VolumeMount{{Name: "cacerts", MountPath: "/etc/cacerts", ReadOnly: true}},
+					}},
+					Volumes: []corev1.Volume{{Name: "cacerts", VolumeSource: corev1.VolumeSource{
+						Secret: &corev1.SecretVolumeSource{SecretName: "cacerts", Optional: ptr.To(true)},
+					}}},
+				},
+			},
+		},
+	}
+	pod := &d.Spec.Template
+	maps.Copy(pod.Annotations, p.PodAnnotations)
+	if p.Resources != nil {
+		pod.Spec.Containers[0].Resources = *p.Resources
+	}
+	pod.Spec.NodeSelector, pod.Spec.Tolerations = p.NodeSelector, p.Tolerations
+	c.overlayPod(d, comp.K8s)
+	return d, nil
+}
+
+// overlayPod applies what a file says of a component's pods.
+func (c *Config) overlayPod(d *appsv1.Deployment, k K8s) {
+	pod := &d.Spec.Template.Spec
+	if k.Resources != nil {
+		pod.Containers[0].Resources = *k.Resources
+	}
+	if k.ReadinessProbe != nil {
+		pod.Containers[0].ReadinessProbe = k.ReadinessProbe
+	}
+	if k.SecurityContext != nil {
+		pod.SecurityContext = k.SecurityContext
+	}
+	if k.Strategy != nil {
+		d.Spec.Strategy = *k.Strategy
+	}
+	if k.NodeSelector != nil {
+		pod.NodeSelector = k.NodeSelector
+	}
+	pod.Affinity = k.Affinity
+	pod.PriorityClassName = first(k.PriorityClassName, c.vals.Global.PriorityClassName)
+	pod.Tolerations = slices.Concat(pod.Tolerations, k.Tolerations)
+	pod.Volumes = slices.Concat(pod.Volumes, k.Volumes)
+	pod.Containers[0].VolumeMounts = slices.Concat(pod.Containers[0].VolumeMounts, k.VolumeMounts)
+	if len(k.PodAnnotations) > 0 {
+		maps.Copy(d.Spec.Template.Annotations, k.PodAnnotations)
+	}
+	for _, s := range c.vals.Global.ImagePullSecrets {
+		pod.ImagePullSecrets = append(pod.ImagePullSecrets, corev1.LocalObjectReference{Name: s})
+	}
+}
+
+func (c *Config) pullPolicy(own corev1.PullPolicy) corev1.PullPolicy {
+	return first(own, c.vals.Global.ImagePullPolicy, corev1.PullIfNotPresent)
+}
+
+// locked is the security context of a container that needs no privilege.
+func locked() *corev1.SecurityContext {
+	return &corev1.SecurityContext{
+		AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		ReadOnlyRootFilesystem:   ptr.To(true),
+		RunAsUser:                ptr.To[int64](proxyUser),
+		RunAsGroup:               ptr.To[int64](proxyUser),
+		RunAsNonRoot:             ptr.To(true),
+	}
+}
+
+func rolling(surge, unavailable string) appsv1.DeploymentStrategy {
+	s, u := intstr.FromString(surge), intstr.FromString(unavailable)
+	return appsv1.DeploymentStrategy{
+		Type:          appsv1.RollingUpdateDeploymentStrategyType,
+		RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &s, MaxUnavailable: &u},
+	}
+}
+
+func fieldEnv(name, path string) corev1.EnvVar {
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: path}}}
+}
+
+func mapEnv(m map[string]any) (env []corev1.EnvVar) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		env = append(env, corev1.EnvVar{Name: k, Value: fmt.Sprint(m[k])})
+	}
+	return env
+}
+
+// mergeEnv joins lists; a later entry of the same name replaces an earlier one.
+func mergeEnv(lists ...[]corev1.EnvVar) (out []corev1.EnvVar) {
+	for _, e := range slices.Concat(lists...) {
+		if i := slices.IndexFunc(out, func(x corev1.EnvVar) bool { return x.Name == e.Name }); i >= 0 {
+			out[i] = e
+		} else {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func overlayService(svc *corev1.Service, over *corev1.ServiceSpec) {
+	if over == nil {
+		return
+	}
+	spec := *over
+	if spec.Ports == nil {
+		spec.Ports = svc.Spec.Ports
+	}
+	for i := range spec.Ports {
+		spec.Ports[i].Protocol = first(spec.Ports[i].Protocol, corev1.ProtocolTCP)
+	}
+	if spec.Selector == nil {
+		spec.Selector = svc.Spec.Selector
+	}
+	spec.Type = first(spec.Type, svc.Spec.Type)
+	svc.Spec = spec
+}
+
+func budget(name, namespace, component string, labels map[string]string, sel *metav1.LabelSelector, spec *policyv1.PodDisruptionBudgetSpec) *policyv1.PodDisruptionBudget {
+	b := &policyv1.PodDisruptionBudget{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"},
+		ObjectMeta: meta(name, namespace, component, labels),
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(1)), Selector: sel},
+	}
+	if spec != nil {
+		b.Spec = *spec
+		if b.Spec.Selector == nil {
+			b.Spec.Selector = sel
+		}
+	}
+	return b
+}
+
+// autoscaler returns nil if none is wanted. It is of autoscaling/v1, which every Kubernetes that
+// is supported serves.
+func autoscaler(name, namespace, component string, labels map[string]string, spec *HPASpec, enabled *bool, lo *int32, hi int32) *autoscalingv1.HorizontalPodAutoscaler {
+	if enabled != nil && !*enabled || enabled == nil && spec == nil {
+		return nil
+	}
+	h := &autoscalingv1.HorizontalPodAutoscaler{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "autoscaling/v1", Kind: "HorizontalPodAutoscaler"},
+		ObjectMeta: meta(name, namespace, component, labels),
+		Spec: autoscalingv1.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef:                 autoscalingv1.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name},
+			MinReplicas:                    ptr.To[int32](1),
+			MaxReplicas:                    5,
+			TargetCPUUtilizationPercentage: ptr.To[int32](80),
+		},
+	}
+	if spec != nil {
+		h.Spec.MinReplicas = first(spec.MinReplicas, h.Spec.MinReplicas)
+		h.Spec.MaxReplicas = first(spec.MaxReplicas, h.Spec.MaxReplicas)
+		if t := cpuTarget(spec.Metrics); t > 0 {
+			h.Spec.TargetCPUUtilizationPercentage = &t
+		}
+	}
+	h.Spec.MinReplicas = first(lo, h.Spec.MinReplicas)
+	h.Spec.MaxReplicas = max(first(hi, h.Spec.MaxReplicas), *h.Spec.MinReplicas)
+	return h
+}
+
+// cpuTarget finds the CPU utilization among metrics of any autoscaling version; 0 without one.
+func cpuTarget(metrics []any) int32 {
+	for _, m := range metrics {
+		mm, _ := m.(map[string]any)
+		r, _ := mm["resource"].(map[string]any)
+		if r["name"] != "cpu" {
+			continue
+		}
+		v := r["targetAverageUtilization"]
+		if t, ok := r["target"].(map[string]any); ok {
+			v = t["averageUtilization"]
+		}
+		switch n := v.(type) {
+		case int64:
+			return int32(n)
+		case float64:
+			return int32(n)
+		}
+	}
+	return 0
+}
+
+// injectorWebhook renders the four webhooks of the default revision, or the two of another. The
+// control plane fills in the caBundle.
+func injectorWebhook(c *Config, service string, labels map[string]string) *admissionv1.MutatingWebhookConfiguration {
+	const ns, obj = "istio-injection", "sidecar.istio.io/inject"
+	rev := first(c.Revision, "default")
+	absent := func(key string) metav1.LabelSelectorRequirement {
+		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpDoesNotExist}
+	}
+	in := func(key string, vs ...string) metav1.LabelSelectorRequirement {
+		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpIn, Values: vs}
+	}
+	notIn := func(key string, vs ...string) metav1.LabelSelectorRequirement {
+		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpNotIn, Values: vs}
+	}
+	sel := func(rs ...metav1.LabelSelectorRequirement) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchExpressions: rs}
+	}
+	hook := func(name string, nsSel, objSel *metav1.LabelSelector) admissionv1.MutatingWebhook {
+		return admissionv1.MutatingWebhook{
+			Name: name,
+			ClientConfig: admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{
+				Name: service, Namespace: c.Namespace, Path: ptr.To("/inject"), Port: ptr.To[int32](443),
+			}},
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Create},
+				Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
+			}},
+			FailurePolicy:           ptr.To(admissionv1.Fail),
+			SideEffects:             ptr.To(admissionv1.SideEffectClassNone),
+			AdmissionReviewVersions: []string{"v1"},
+			NamespaceSelector:       nsSel,
+			ObjectSelector:          objSel,
+		}
+	}
+	w := &admissionv1.MutatingWebhookConfiguration{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "MutatingWebhookConfiguration"},
+		ObjectMeta: meta("istio-sidecar-injector"+suffix(c.Revision), "", "pilot", labels),
+		Webhooks: []admissionv1.MutatingWebhook{
+			hook("rev.namespace.sidecar-injector.istio.io",
+				sel(in("istio.io/rev", rev), absent(ns)), sel(notIn(obj, "false"))),
+			hook("rev.object.sidecar-injector.istio.io",
+				sel(absent("istio.io/rev"), absent(ns)), sel(notIn(obj, "false"), in("istio.io/rev", rev))),
+		},
+	}
+	if suffix(c.Revision) != "" {
+		return w
+	}
+	w.Webhooks = append(w.Webhooks,
+		hook("namespace.sidecar-injector.istio.io",
+			sel(in(ns, "enabled")), sel(notIn(obj, "false"))),
+		hook("object.sidecar-injector.istio.io",
+			sel(absent(ns), absent("istio.io/rev")), sel(in(obj, "true"), absent("istio.io/rev"))))
+	if c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault {
+		w.Webhooks = append(w.Webhooks, hook("auto.sidecar-injector.istio.io",
+			sel(absent(ns), absent("istio.io/rev"), notIn("kubernetes.io/metadata.name", "kube-system", "kube-public", "kube-node-lease", "local-path-storage")),
+			sel(absent(obj), absent("istio.io/rev"))))
+	}
+	return w
+}
+
+func quantities(cpu, memory string) corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+}
