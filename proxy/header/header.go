@@ -63,6 +63,9 @@ func (h *Header) Load(b []byte) []byte {
 	return h.buf
 }
 
+// Loaded returns the first n bytes of the buffer, which Add and SetPseudo may have moved.
+func (h *Header) Loaded(n int) []byte { return h.buf[:n] }
+
 // AddLine adds the field whose line in the buffer is name: lo to colon, value: colon+2 to hi. The
 // line must read exactly "name: value\r\n", the name in lower case.
 func (h *Header) AddLine(lo, colon, hi int) {
