@@ -1,0 +1,94 @@
+package mesh
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
+)
+
+// Config is the local cluster's MeshConfig with Istio's defaults filled in. Immutable.
+type Config struct {
+	Spec           *meshconfig.MeshConfig // as the user wrote it; never nil
+	TrustDomain    string                 // default "cluster.local"
+	TrustAliases   []string               // other trust domains whose workloads count as ours, in order
+	RootNamespace  string                 // default the system namespace
+	ConnectTimeout time.Duration          // default 10 s
+	AutoMTLS       bool                   // default true
+	AllowAny       bool                   // outboundTrafficPolicy; default true
+	IngressClass   string
+
+	networks *meshconfig.MeshNetworks
+	local    []string // host patterns that stay in their cluster
+	shared   []string // exceptions from them
+}
+
+func newConfig(m *MeshConfig, s Settings) *Config {
+	spec := &meshconfig.MeshConfig{}
+	c := &Config{}
+	if m != nil {
+		spec, c.networks = m.Spec, m.Networks
+	}
+	c.Spec = spec
+	c.TrustDomain = or(spec.GetTrustDomain(), "cluster.local")
+	c.TrustAliases = slices.Sorted(slices.Values(spec.GetTrustDomainAliases()))
+	c.RootNamespace = or(spec.GetRootNamespace(), s.SystemNamespace)
+	c.ConnectTimeout = duration(spec.GetConnectTimeout(), 10*time.Second)
+	c.AutoMTLS = spec.GetEnableAutoMtls() == nil || spec.GetEnableAutoMtls().GetValue()
+	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
+	c.IngressClass = or(spec.GetIngressClass(), "istio")
+	c.local = []string{
+		"*.kube-system.svc." + s.Domain,
+		"kubernetes.default.svc." + s.Domain,
+		"istiod." + s.SystemNamespace + ".svc." + s.Domain,
+	}
+	for _, x := range spec.GetServiceSettings() {
+		if x.GetSettings().GetClusterLocal() {
+			c.local = append(c.local, x.GetHosts()...)
+		} else {
+			c.shared = append(c.shared, x.GetHosts()...)
+		}
+	}
+	return c
+}
+
+// clusterLocal reports whether a host's endpoints stay in their cluster.
+func (c *Config) clusterLocal(host string) bool {
+	is := func(pattern string) bool { return MatchHost(pattern, host) }
+	return slices.ContainsFunc(c.local, is) && !slices.ContainsFunc(c.shared, func(p string) bool { return p == host })
+}
+
+// exportTo returns what an object's exportTo means, with the mesh's default for none: nil is all.
+func exportTo(said, byDefault []string) []string {
+	if len(said) == 0 {
+		said = byDefault
+	}
+	if len(said) == 0 || slices.Contains(said, "*") {
+		return nil
+	}
+	return said
+}
+
+// MatchHost reports whether a host name is what a pattern says: itself, "*", or "*." and a suffix.
+func MatchHost(pattern, host string) bool {
+	if suffix, ok := strings.CutPrefix(pattern, "*"); ok {
+		return strings.HasSuffix(host, suffix)
+	}
+	return pattern == host
+}
+
+func or(s, byDefault string) string {
+	if s == "" {
+		return byDefault
+	}
+	return s
+}
+
+func duration(d *durationpb.Duration, byDefault time.Duration) time.Duration {
+	if d == nil {
+		return byDefault
+	}
+	return d.AsDuration()
+}

@@ -1,0 +1,216 @@
+package mesh
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// filed is the objects about one host name or pattern. Immutable.
+type filed[T any] struct {
+	host string
+	list []T
+}
+
+type (
+	hostRoutes = filed[*Route]
+	hostRules  = filed[*Rule]
+)
+
+func isPattern(host string) bool { return strings.HasPrefix(host, "*") }
+
+// routeHosts yields the names and patterns under which a VirtualService is filed.
+func (b *builder) routeHosts(v *VirtualService) (hosts []string) {
+	if v == nil || !v.InMesh() {
+		return nil
+	}
+	for _, h := range v.Spec.GetHosts() {
+		hosts = append(hosts, b.Resolve(h, v.Namespace))
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// InMesh reports whether the VirtualService holds for sidecars: it names no gateway, or "mesh".
+func (v *VirtualService) InMesh() bool {
+	return len(v.Spec.GetGateways()) == 0 || slices.Contains(v.Spec.GetGateways(), "mesh")
+}
+
+// Destinations yields the hosts, as written, that the routes of a VirtualService lead to.
+func (v *VirtualService) Destinations() iter.Seq[*networking.Destination] {
+	return func(yield func(*networking.Destination) bool) {
+		for _, r := range v.Spec.GetHttp() {
+			for _, d := range r.GetRoute() {
+				if d.GetDestination() != nil && !yield(d.Destination) {
+					return
+				}
+			}
+			if r.GetMirror() != nil && !yield(r.Mirror) {
+				return
+			}
+			for _, m := range r.GetMirrors() {
+				if m.GetDestination() != nil && !yield(m.Destination) {
+					return
+				}
+			}
+		}
+		for _, r := range v.Spec.GetTcp() {
+			for _, d := range r.GetRoute() {
+				if d.GetDestination() != nil && !yield(d.Destination) {
+					return
+				}
+			}
+		}
+		for _, r := range v.Spec.GetTls() {
+			for _, d := range r.GetRoute() {
+				if d.GetDestination() != nil && !yield(d.Destination) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// fileRoutes files a VirtualService anew under its hosts.
+func (b *builder) fileRoutes(old, now *VirtualService) {
+	was, is := b.routeHosts(old), b.routeHosts(now)
+	for _, host := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(was, is)))) {
+		var list []*Route
+		if f := b.routesOf.Get(host); f != nil {
+			list = slices.DeleteFunc(slices.Clone(f.list), func(r *Route) bool { return r.VirtualService == old })
+		}
+		if slices.Contains(is, host) {
+			list = append(list, b.route(now))
+			slices.SortFunc(list, func(x, y *Route) int { return older(&x.Meta, &y.Meta) })
+		}
+		edit(b, &b.routesOf, host, &hostRoutes{host, list}, len(list) == 0)
+		b.markPattern(host)
+	}
+}
+
+func (b *builder) route(v *VirtualService) *Route {
+	r := &Route{VirtualService: v, exportTo: exportTo(v.Spec.GetExportTo(), b.config.Spec.GetDefaultVirtualServiceExportTo())}
+	for d := range v.Destinations() {
+		r.hosts = append(r.hosts, b.Resolve(d.GetHost(), v.Namespace))
+	}
+	slices.Sort(r.hosts)
+	r.hosts = slices.Compact(r.hosts)
+	return r
+}
+
+// fileRules files a DestinationRule anew under its host.
+func (b *builder) fileRules(old, now *DestinationRule) {
+	var hosts []string
+	for _, r := range []*DestinationRule{old, now} {
+		if r != nil {
+			hosts = append(hosts, b.Resolve(r.Spec.GetHost(), r.Namespace))
+		}
+	}
+	for _, host := range slices.Compact(hosts) {
+		var had []*Rule
+		var parts []*DestinationRule
+		if f := b.rulesOf.Get(host); f != nil {
+			had = f.list
+		}
+		for _, r := range had {
+			for _, p := range r.parts {
+				if p != old {
+					parts = append(parts, p)
+				}
+			}
+		}
+		if now != nil && host == b.Resolve(now.Spec.GetHost(), now.Namespace) {
+			parts = append(parts, now)
+		}
+		list := b.mergeRules(parts, had)
+		edit(b, &b.rulesOf, host, &hostRules{host, list}, len(list) == 0)
+		b.markPattern(host)
+	}
+}
+
+// mergeRules makes one rule of those of one host that have one namespace and audience: the oldest's policy,
+// the subsets of all, the oldest first. A rule made of the same parts before is kept.
+func (b *builder) mergeRules(parts []*DestinationRule, had []*Rule) (rules []*Rule) {
+	slices.SortFunc(parts, func(x, y *DestinationRule) int {
+		return cmp.Or(strings.Compare(x.Namespace, y.Namespace), older(&x.Meta, &y.Meta))
+	})
+	for _, p := range parts {
+		to := exportTo(p.Spec.GetExportTo(), b.config.Spec.GetDefaultDestinationRuleExportTo())
+		i := slices.IndexFunc(rules, func(r *Rule) bool { return r.Namespace == p.Namespace && slices.Equal(r.exportTo, to) })
+		if i < 0 {
+			rules = append(rules, &Rule{p, to, []*DestinationRule{p}})
+			continue
+		}
+		rules[i] = &Rule{join(rules[i].DestinationRule, p), to, append(slices.Clone(rules[i].parts), p)}
+	}
+	for i, r := range rules {
+		if j := slices.IndexFunc(had, func(h *Rule) bool { return slices.Equal(h.parts, r.parts) && slices.Equal(h.exportTo, r.exportTo) }); j >= 0 {
+			rules[i] = had[j]
+		}
+	}
+	return rules
+}
+
+func join(a, b *DestinationRule) *DestinationRule {
+	out := *a
+	out.Spec = proto.Clone(a.Spec).(*networking.DestinationRule)
+	if out.Spec.TrafficPolicy == nil {
+		out.Spec.TrafficPolicy = b.Spec.GetTrafficPolicy()
+	}
+	for _, s := range b.Spec.GetSubsets() {
+		if !slices.ContainsFunc(out.Spec.Subsets, func(x *networking.Subset) bool { return x.GetName() == s.GetName() }) {
+			out.Spec.Subsets = append(out.Spec.Subsets, s)
+		}
+	}
+	return &out
+}
+
+// refile files all rules and routes anew, for what MeshConfig says about them has changed.
+func (b *builder) refile() {
+	b.routesOf, b.rulesOf = nil, nil
+	for v := range b.routes.All() {
+		b.fileRoutes(nil, v)
+	}
+	for r := range b.rules.All() {
+		b.fileRules(nil, r)
+	}
+}
+
+// markPattern marks the host of that name, or all hosts that a pattern matches.
+func (b *builder) markPattern(host string) {
+	if !isPattern(host) {
+		b.hosts[host] = true
+		return
+	}
+	for h := range b.Hosts() {
+		if MatchHost(host, h.Name) {
+			b.hosts[h.Name] = true
+		}
+	}
+}
+
+func older(a, b *Meta) int {
+	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+// about returns what is filed about a host: under its own name, then under patterns, the longest first.
+func about[T any](t *Table[*filed[T]], host string) (list []T) {
+	if f := t.Get(host); f != nil {
+		list = f.list
+	}
+	patterns := t.prefixed("*")
+	if len(patterns) == 0 {
+		return list
+	}
+	matching := slices.Clone(patterns)
+	matching = slices.DeleteFunc(matching, func(f *filed[T]) bool { return !MatchHost(f.host, host) })
+	slices.SortStableFunc(matching, func(x, y *filed[T]) int { return len(y.host) - len(x.host) })
+	for _, f := range matching {
+		list = append(slices.Clip(list), f.list...)
+	}
+	return list
+}

@@ -1,0 +1,320 @@
+package mesh
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
+)
+
+// Object is what an Event is about: a pointer to one of the types of this file. All are immutable
+// once given to Apply.
+type Object interface {
+	// Key returns what identifies the object in the mesh.
+	Key() Key
+}
+
+// Kinds of objects, as in Key.Kind.
+const (
+	KindCluster            = "Cluster"
+	KindService            = "Service"
+	KindEndpointSlice      = "EndpointSlice"
+	KindPod                = "Pod"
+	KindNode               = "Node"
+	KindNamespace          = "Namespace"
+	KindGateway            = "Gateway"
+	KindVirtualService     = "VirtualService"
+	KindDestinationRule    = "DestinationRule"
+	KindPeerAuthentication = "PeerAuthentication"
+	KindMeshConfig         = "MeshConfig"
+	KindCredential         = "Credential"
+	KindGatewayHealth      = "GatewayHealth"
+)
+
+// Key identifies an object: its cluster (the ID, not the name of a kubeconfig context), kind,
+// namespace ("" for cluster-scoped kinds) and name.
+type Key struct{ Cluster, Kind, Namespace, Name string }
+
+// String returns Kind/namespace/name, with the cluster behind an @.
+func (k Key) String() string {
+	s := k.Kind + "/"
+	if k.Namespace != "" {
+		s += k.Namespace + "/"
+	}
+	return s + k.Name + "@" + k.Cluster
+}
+
+// Event says that an object is there, new or changed, or, if Gone, no longer. Of a Gone object only
+// what its Key needs is read. An object that equals the one held changes nothing, so a watch may
+// repeat itself.
+type Event struct {
+	Object Object
+	Gone   bool
+}
+
+// Cluster is one API server of the mesh. Its objects count from the first event, whether or not the
+// Cluster itself was announced; Gone takes all of them away. A cluster whose API server is not
+// reachable is announced again with Stale, and keeps its objects.
+type Cluster struct {
+	ID     string
+	Synced bool // all its kinds have been listed once
+	Stale  bool // its API server has been lost; the objects are the last that were seen
+}
+
+// Key implements Object.
+func (c *Cluster) Key() Key { return Key{c.ID, KindCluster, "", c.ID} }
+
+// ServiceType is the type of a Service, as Kubernetes spells it.
+type ServiceType string
+
+// Types of Services.
+const (
+	ClusterIP    ServiceType = "ClusterIP"
+	NodePort     ServiceType = "NodePort"
+	LoadBalancer ServiceType = "LoadBalancer"
+	ExternalName ServiceType = "ExternalName"
+)
+
+// Service is one cluster's Service. Services of one namespace and name are one host of the mesh.
+type Service struct {
+	Cluster, Namespace, Name string
+	Labels                   map[string]string
+	ExportTo                 []string // annotation networking.istio.io/exportTo, cut at commas; empty for the mesh's default
+	Selector                 map[string]string
+	Type                     ServiceType
+	ClusterIPs               []string // without "None"
+	Headless                 bool     // clusterIP None
+	ExternalName             string   // of type ExternalName: the DNS name
+	// Addresses are where the Service is reached from outside its cluster: of status.loadBalancer
+	// and spec.externalIPs, IPs only. Whoever makes the Service resolves host names, and keeps the
+	// last good answer.
+	Addresses []string
+	Ports     []ServicePort
+	Created   time.Time
+}
+
+// Key implements Object.
+func (s *Service) Key() Key { return Key{s.Cluster, KindService, s.Namespace, s.Name} }
+
+// ServicePort is one port of a Service. TargetPort or TargetName is what spec.targetPort says; both
+// empty means Number.
+type ServicePort struct {
+	Name        string
+	Number      uint16
+	Transport   string // TCP (also if empty), UDP, SCTP
+	AppProtocol string // "" if not said
+	TargetPort  uint16
+	TargetName  string
+	NodePort    uint16
+}
+
+// EndpointSlice is one slice of a Service's endpoints (discovery.k8s.io/v1), of address type IPv4 or
+// IPv6; slices of names are not given to the mesh.
+type EndpointSlice struct {
+	Cluster, Namespace, Name string
+	Service                  string // of the same namespace: label kubernetes.io/service-name
+	Ports                    []SlicePort
+	Endpoints                []SliceEndpoint
+}
+
+// Key implements Object.
+func (s *EndpointSlice) Key() Key { return Key{s.Cluster, KindEndpointSlice, s.Namespace, s.Name} }
+
+// SlicePort is a port of all endpoints of a slice, named like the Service's port.
+type SlicePort struct {
+	Name   string
+	Number uint16
+}
+
+// SliceEndpoint is one endpoint of a slice.
+type SliceEndpoint struct {
+	Addresses   []string // IPs
+	Ready       bool     // nil in the API is true
+	Serving     bool     // nil in the API is Ready
+	Terminating bool
+	Pod         string // name of the Pod in targetRef, of the same namespace; "" if it is no Pod
+	Node        string
+	Zone        string
+	Hostname    string
+}
+
+// Pod is one Pod that has an IP. Pods of the phases Succeeded and Failed are Gone.
+type Pod struct {
+	Cluster, Namespace, Name string
+	Labels                   map[string]string
+	ServiceAccount           string
+	Node                     string
+	IPs                      []string
+	HostNetwork              bool
+	Workload                 string // name of the controller that the user wrote (the Deployment, not its ReplicaSet); "" for a bare Pod
+	WorkloadKind             string // "Deployment"
+	Ports                    []PodPort
+	Ready                    bool
+}
+
+// Key implements Object.
+func (p *Pod) Key() Key { return Key{p.Cluster, KindPod, p.Namespace, p.Name} }
+
+// PodPort is a port that a container of a Pod declares.
+type PodPort struct {
+	Name      string
+	Number    uint16
+	Transport string
+}
+
+// Node is what the mesh needs of a Node: where it is.
+type Node struct {
+	Cluster, Name string
+	Locality      Locality
+}
+
+// Key implements Object.
+func (n *Node) Key() Key { return Key{n.Cluster, KindNode, "", n.Name} }
+
+// Namespace is a Namespace. The label topology.istio.io/network of the system namespace gives its
+// cluster's network.
+type Namespace struct {
+	Cluster, Name string
+	Labels        map[string]string
+}
+
+// Key implements Object.
+func (n *Namespace) Key() Key { return Key{n.Cluster, KindNamespace, "", n.Name} }
+
+// Meta is what user objects have in common. Only those of the local cluster count.
+type Meta struct {
+	Cluster, Namespace, Name string
+	Labels                   map[string]string
+	Created                  time.Time // the older of two that conflict wins
+	Generation               int64
+}
+
+func (m *Meta) key(kind string) Key { return Key{m.Cluster, kind, m.Namespace, m.Name} }
+
+// Gateway is a networking.istio.io Gateway.
+type Gateway struct {
+	Meta
+	Spec *networking.Gateway
+}
+
+// Key implements Object.
+func (g *Gateway) Key() Key { return g.key(KindGateway) }
+
+// VirtualService is a networking.istio.io VirtualService.
+type VirtualService struct {
+	Meta
+	Spec *networking.VirtualService
+}
+
+// Key implements Object.
+func (v *VirtualService) Key() Key { return v.key(KindVirtualService) }
+
+// DestinationRule is a networking.istio.io DestinationRule.
+type DestinationRule struct {
+	Meta
+	Spec *networking.DestinationRule
+}
+
+// Key implements Object.
+func (d *DestinationRule) Key() Key { return d.key(KindDestinationRule) }
+
+// PeerAuthentication is a security.istio.io PeerAuthentication.
+type PeerAuthentication struct {
+	Meta
+	Spec *security.PeerAuthentication
+}
+
+// Key implements Object.
+func (p *PeerAuthentication) Key() Key { return p.key(KindPeerAuthentication) }
+
+// MeshConfig is ConfigMap istio of a cluster's system namespace. Only the local cluster's counts.
+// Spec is never nil and holds what the user wrote; defaults are filled in by Snapshot.Config.
+type MeshConfig struct {
+	Cluster  string
+	Spec     *meshconfig.MeshConfig
+	Networks *meshconfig.MeshNetworks // may be nil
+}
+
+// Key implements Object.
+func (m *MeshConfig) Key() Key { return Key{m.Cluster, KindMeshConfig, "", ""} }
+
+// Credential is a Secret of TLS material that a Gateway names by credentialName. It is never logged
+// or dumped.
+type Credential struct {
+	Cluster, Namespace, Name string
+	Cert, PrivateKey, CA     []byte // PEM; CA only where client certificates are asked for
+}
+
+// Key implements Object.
+func (c *Credential) Key() Key { return Key{c.Cluster, KindCredential, c.Namespace, c.Name} }
+
+// Locality is where something runs: labels topology.kubernetes.io/region, topology.kubernetes.io/zone
+// and topology.istio.io/subzone of its Node.
+type Locality struct{ Region, Zone, Subzone string }
+
+// String returns region/zone/subzone, without what is empty at the end.
+func (l Locality) String() string {
+	s := l.Region
+	if l.Zone != "" || l.Subzone != "" {
+		s += "/" + l.Zone
+	}
+	if l.Subzone != "" {
+		s += "/" + l.Subzone
+	}
+	return s
+}
+
+// LocalityOf reads a Node's labels, also those of Kubernetes before 1.17.
+func LocalityOf(labels map[string]string) Locality {
+	first := func(keys ...string) string {
+		for _, k := range keys {
+			if v := labels[k]; v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	return Locality{
+		Region:  first("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
+		Zone:    first("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
+		Subzone: first("topology.istio.io/subzone"),
+	}
+}
+
+// Finding is something wrong with a user's object, or with how objects fit together: what it is
+// about, and the way out. It never stops the rest of the mesh.
+type Finding struct {
+	Object  Key
+	Field   string // "spec.servers[0].port.number"; "" if it is about the whole
+	Message string // one sentence, without the object's name
+	Fix     string // what to do, one sentence; "" if that is plain from Message
+}
+
+// String returns one line.
+func (f Finding) String() string {
+	s := f.Object.String() + ": "
+	if f.Field != "" {
+		s += f.Field + ": "
+	}
+	s += f.Message
+	if f.Fix != "" {
+		s += " (" + f.Fix + ")"
+	}
+	return s
+}
+
+// GatewayHealth says whether the gateway of another network answers, as a prober found. A gateway
+// that nothing was said about counts as up.
+type GatewayHealth struct {
+	Address string // IP
+	Port    uint16
+	Down    bool
+}
+
+// Key implements Object.
+func (g *GatewayHealth) Key() Key {
+	return Key{"", KindGatewayHealth, "", net.JoinHostPort(g.Address, strconv.Itoa(int(g.Port)))}
+}
