@@ -440,12 +440,12 @@ func merge(m map[string][]byte, k string, v []byte) map[string][]byte {
 }
 
 func FuzzParseBundle(f *testing.F) {
-	root, err := NewRoot(RootOptions{Key: P256})
+	made, err := NewRoot(RootOptions{Key: P256})
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(root.CertPEM)
-	c, _ := ParseCertificates(root.CertPEM)
+	f.Add(made.CertPEM)
+	c, _ := ParseCertificates(made.CertPEM)
 	f.Add([]byte(encodeBundle([]byte{1}, []root{{cert: c[0], retire: time.Unix(1e9, 0)}}).PEM))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		roots, err := parseBundle(data)
