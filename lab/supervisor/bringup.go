@@ -1,0 +1,94 @@
+package supervisor
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carrick-mesh/carrick/lab/image"
+	"github.com/carrick-mesh/carrick/lab/state"
+	"github.com/carrick-mesh/carrick/lab/topo"
+)
+
+//go:embed coredns.yaml
+var coreDNS string
+
+// patience bounds each wait of bringing a cluster up: a cold page cache and a
+// busy machine make them ten times as long as they are at best.
+const patience = 120 * time.Second
+
+// bringUp waits until every cluster's nodes are Ready, its DNS answers and the
+// images are in.
+func (s *Supervisor) bringUp(ctx context.Context) error {
+	return s.each(func(c *topo.Cluster) error {
+		loaded := make(chan error, 1)
+		go func() { loaded <- s.loadAll(ctx, c) }()
+		err := s.bringUpCluster(ctx, c)
+		return errors.Join(err, <-loaded)
+	})
+}
+
+func (s *Supervisor) bringUpCluster(ctx context.Context, c *topo.Cluster) error {
+	a := s.apis[c.Name]
+	if err := until(ctx, c.Name+": API server", patience, func() error { return a.get(ctx, "/readyz", nil) }); err != nil {
+		return err
+	}
+	s.Progress("%s: API server is ready", c.Name)
+	if err := until(ctx, c.Name+": DNS", 20*time.Second, func() error { return s.apply(ctx, c, coreDNS) }); err != nil {
+		return err
+	}
+	if err := until(ctx, c.Name+": nodes", patience, func() error {
+		ready, err := a.readyNodes(ctx)
+		if err == nil && len(ready) < len(c.Nodes) {
+			err = fmt.Errorf("%d of %d are Ready", len(ready), len(c.Nodes))
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	s.Progress("%s: %d nodes are Ready", c.Name, len(c.Nodes))
+	if err := until(ctx, c.Name+": DNS", patience, func() error { return a.available(ctx, "kube-system", "coredns") }); err != nil {
+		return err
+	}
+	s.Progress("%s: DNS answers", c.Name)
+	return nil
+}
+
+func (s *Supervisor) apply(ctx context.Context, c *topo.Cluster, manifest string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "kube"), "kubectl", "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
+		"apply", "--validate=false", "-f", "-")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(manifest, "@DNS", c.DNS.String()))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl apply: %w: %s", err, out)
+	}
+	return nil
+}
+
+// loadAll gives every node of a cluster the images.
+func (s *Supervisor) loadAll(ctx context.Context, c *topo.Cluster) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(c.Nodes))
+	for i, n := range c.Nodes {
+		wg.Go(func() {
+			socket := Containerd(s.Lab, n.Name)
+			if errs[i] = until(ctx, n.Name+": containerd", patience, func() error {
+				return image.Reachable(ctx, socket)
+			}); errs[i] == nil {
+				errs[i] = image.Load(ctx, filepath.Join(s.Bin, "ctr"), socket, s.Images...)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Containerd is the socket of a node's containerd as the machine sees it.
+func Containerd(lab state.Lab, node string) string {
+	return fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", state.PID(lab.Node(node, "pid")))
+}
