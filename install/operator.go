@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -212,7 +213,11 @@ func strict(raw any, v any, at string) error {
 	}
 	unknown, err := kjson.UnmarshalStrict(b, v)
 	if err != nil {
-		return errors.New(at + strings.TrimPrefix(strings.TrimPrefix(err.Error(), "json: "), "cannot unmarshal "))
+		var te *json.UnmarshalTypeError
+		if errors.As(err, &te) && te.Field != "" {
+			return fmt.Errorf("%s%s: is %s, want %s", at, te.Field, te.Value, te.Type)
+		}
+		return fmt.Errorf("%s%w", at, err)
 	}
 	if len(unknown) > 0 {
 		// "unknown field \"spec.components.pilt\""

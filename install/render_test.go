@@ -158,9 +158,9 @@ func TestErrors(t *testing.T) {
 		{"float tag", head + "spec: {tag: 1.15}\n", "", "spec.tag: 1.15 is not a string; put it in quotes"},
 		{"set without value", head, "profile", "want PATH=VALUE"},
 		{"set bad index", head, "components.ingressGateways[9].enabled=true", "has 1 items, no [9]"},
-		{"set into scalar", head, "profile.x=1", "profile is not a map"},
+		{"set into scalar", head, "profile.x=1", "spec.profile: is object, want string"},
 		{"set unknown", head, "values.globl.network=x", "spec.values.globl: no such field"},
-		{"set wrong type", head, "components.pilot.enabled=maybe", "enabled"},
+		{"set wrong type", head, "components.pilot.enabled=maybe", "spec.components.pilot.enabled: is string, want bool"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			docs, err := Parse("f.yaml", []byte(tt.file))
