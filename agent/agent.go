@@ -1,0 +1,287 @@
+// Package agent is what a pod needs beside its proxy: it keeps the workload's certificate fresh,
+// hands the proxy certificate and configuration, answers the kubelet and Prometheus, and drains.
+// It runs the built-in proxy or Envoy, and knows nothing of what is in their configuration.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carrick-mesh/carrick/identity"
+)
+
+// Engine is a kind of proxy.
+type Engine string
+
+// The proxies that the agent can run.
+const (
+	Builtin Engine = "carrick"
+	Envoy   Engine = "envoy"
+)
+
+// Options is everything that the agent is told; it reads no environment. Zero fields are the
+// defaults unless it says required.
+type Options struct {
+	Engine Engine
+	Router bool // a gateway; else a sidecar
+	Pod    Pod  // required
+	Meta   map[string]string
+	Config *ProxyConfig // required; of ParseProxyConfig
+
+	CAAddress string        // who signs certificates; Config.DiscoveryAddress
+	RootFile  string        // PEM of the mesh's roots; /var/run/secrets/istio/root-cert.pem
+	TokenFile string        // the JWT that says who this is; /var/run/secrets/tokens/istio-token
+	SecretTTL time.Duration // life of a certificate to ask for; 24 h
+	RSABits   int           // of the key; 0: ECDSA P-256
+
+	Concurrency    int    // worker threads; 0: Config.Concurrency, then 2 for a sidecar and one per CPU for a gateway
+	ProxyLogLevel  string // of Envoy; "warning"
+	ProxyLogParts  string // levels of Envoy's components; "misc:error"
+	HealthPort     int    // 15021
+	PrometheusPort int    // 15090
+
+	Probes map[string]*Probe // of ParseProbes
+	Scrape Scrape            // of ParseScrape
+
+	ExitOnZeroConnections bool          // after MinDrain, stop as soon as there are no connections
+	MinDrain              time.Duration // 5 s
+
+	Stdout, Stderr io.Writer // of the proxy; os.Stdout, os.Stderr
+	Logger         *slog.Logger
+}
+
+// ports are where the proxy's own services listen.
+type ports struct{ health, prometheus int }
+
+// dataPlane is what the agent needs of a kind of proxy.
+type dataPlane interface {
+	Run(ctx context.Context) error   // until ctx ends, or an error
+	Ready(ctx context.Context) error // why it does not serve, nil if it does
+	Drain(ctx context.Context) error // take no more connections and finish those there are; does not wait
+	Connections(ctx context.Context) (int, error)
+	Metrics(ctx context.Context, w io.Writer) error // Prometheus' text format
+}
+
+// Run runs the proxy and all that belongs to it until ctx ends; then it drains, within the time
+// that the configuration allows, and returns nil. An error means that the pod cannot go on.
+func Run(ctx context.Context, o Options) error {
+	o, err := o.withDefaults()
+	if err != nil {
+		return err
+	}
+	certs := NewCertificates(CertificateOptions{
+		Identity: identity.Identity{TrustDomain: o.Pod.TrustDomain, Namespace: o.Pod.Namespace, ServiceAccount: o.Pod.ServiceAccount},
+		Sign:     certificateService(o.endpoint(o.CAAddress)), RootFile: o.RootFile,
+		RSABits: o.RSABits, TTL: o.SecretTTL, Logger: o.Logger,
+	})
+
+	// The servers outlive ctx, by the drain; quit ends both.
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, life := errgroup.WithContext(life)
+	g.Go(func() error { return certs.Run(life) })
+
+	var p dataPlane
+	if o.Engine == Envoy {
+		p, err = startEnvoy(life, g, o, certs)
+	} else {
+		p, err = startBuiltin(life, g, o, certs)
+	}
+	if err != nil {
+		end()
+		return errors.Join(err, g.Wait())
+	}
+	status := &statusServer{
+		ready: func(ctx context.Context) error {
+			if cr, _ := certs.Current(); cr == nil {
+				return fmt.Errorf("no workload certificate from %s yet", o.CAAddress)
+			}
+			return p.Ready(ctx)
+		},
+		metrics: p.Metrics, certs: certs, quit: quit, probes: o.Probes, prober: newProber(firstIP(o.Pod)), scrape: o.Scrape, log: o.Logger,
+	}
+	serve := func(port int, what string) error {
+		l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		if err != nil {
+			return fmt.Errorf("the %s port: %w", what, err)
+		}
+		g.Go(func() error { return serveHTTP(life, l, status.handler(), o.Logger) })
+		return nil
+	}
+	if err := serve(o.Config.StatusPort, "status"); err != nil {
+		end()
+		return errors.Join(err, g.Wait())
+	}
+	if o.Engine == Builtin {
+		if err := serve(o.HealthPort, "health"); err != nil {
+			end()
+			return errors.Join(err, g.Wait())
+		}
+	}
+	g.Go(func() error {
+		defer end()
+		select {
+		case <-ctx.Done():
+			drain(life, p, o)
+		case <-life.Done(): // something failed
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// drain lets the proxy finish its connections, for as long as the configuration allows.
+func drain(ctx context.Context, p dataPlane, o Options) {
+	wait := time.Duration(o.Config.TerminationDrainDuration)
+	if o.ExitOnZeroConnections {
+		wait = o.MinDrain
+	}
+	o.Logger.Info("draining", "for", wait, "until-no-connections", o.ExitOnZeroConnections)
+	if err := p.Drain(ctx); err != nil {
+		o.Logger.Warn("the proxy does not drain", "error", err)
+	}
+	pause(ctx, wait)
+	for o.ExitOnZeroConnections && ctx.Err() == nil {
+		n, err := p.Connections(ctx)
+		if err != nil {
+			o.Logger.Warn("the proxy does not say how many connections it has", "error", err)
+			return
+		}
+		if n == 0 {
+			return
+		}
+		o.Logger.Info("waiting for connections to end", "connections", n)
+		pause(ctx, time.Second)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// startEnvoy serves Envoy's sockets and runs it, in g.
+func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certificates) (dataPlane, error) {
+	ipv6 := firstIP(o.Pod).Is6()
+	p := ports{o.HealthPort, o.PrometheusPort}
+	boot, err := bootstrap(node(o.Router, o.Pod, o.Meta, o.Config, p), o.Config, p, ipv6)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Config.ConfigPath, 0o755); err != nil {
+		return nil, fmt.Errorf("the proxy's folder: %w", err)
+	}
+	loopback := "127.0.0.1"
+	if ipv6 {
+		loopback = "::1"
+	}
+	e := &envoyProxy{
+		cfg: o.Config, bootstrap: boot, admin: net.JoinHostPort(loopback, strconv.Itoa(o.Config.AdminPort)),
+		sidecar: !o.Router, ipv6: ipv6, concurrency: o.Concurrency,
+		logLevel: o.ProxyLogLevel, logParts: o.ProxyLogParts, stdout: o.Stdout, stderr: o.Stderr, log: o.Logger,
+	}
+	listening := make(chan struct{})
+	g.Go(func() error {
+		return serveSockets(life, o.Config.ConfigPath, &secrets{certs: certs, log: o.Logger},
+			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress), certs: certs, log: o.Logger}, func() { close(listening) })
+	})
+	g.Go(func() error {
+		select {
+		case <-listening:
+			return e.Run(life)
+		case <-life.Done():
+			return nil
+		}
+	})
+	return e, nil
+}
+
+func (o Options) withDefaults() (Options, error) {
+	def := func(s *string, to string) {
+		if *s == "" {
+			*s = to
+		}
+	}
+	port := func(p *int, to int) {
+		if *p == 0 {
+			*p = to
+		}
+	}
+	if o.Config == nil || o.Logger == nil {
+		return o, errors.New("agent: no configuration or no logger")
+	}
+	for name, v := range map[string]string{"name": o.Pod.Name, "namespace": o.Pod.Namespace, "service account": o.Pod.ServiceAccount} {
+		if v == "" {
+			return o, fmt.Errorf("the pod's %s is not known", name)
+		}
+	}
+	if len(o.Pod.IPs) == 0 {
+		return o, errors.New("the pod's IP address is not known")
+	}
+	if o.Engine == "" {
+		o.Engine = Builtin
+	}
+	if o.Engine != Builtin && o.Engine != Envoy {
+		return o, fmt.Errorf("proxy engine %q: it is %q or %q", o.Engine, Builtin, Envoy)
+	}
+	def(&o.Pod.TrustDomain, identity.DefaultTrustDomain)
+	def(&o.CAAddress, o.Config.DiscoveryAddress)
+	def(&o.RootFile, "/var/run/secrets/istio/root-cert.pem")
+	def(&o.TokenFile, "/var/run/secrets/tokens/istio-token")
+	def(&o.ProxyLogLevel, "warning")
+	def(&o.ProxyLogParts, "misc:error")
+	port(&o.HealthPort, 15021)
+	port(&o.PrometheusPort, 15090)
+	if o.Concurrency == 0 && o.Config.Concurrency != nil {
+		o.Concurrency = *o.Config.Concurrency
+	} else if o.Concurrency == 0 && !o.Router {
+		o.Concurrency = 2
+	}
+	if o.MinDrain == 0 {
+		o.MinDrain = 5 * time.Second
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	return o, nil
+}
+
+// endpoint returns how to reach the control plane at an address. As in Istio, port 15010 or the
+// policy NONE is plaintext.
+func (o Options) endpoint(address string) endpoint {
+	_, port, _ := net.SplitHostPort(address)
+	cluster := o.Meta["CLUSTER_ID"]
+	if cluster == "" {
+		cluster = "Kubernetes"
+	}
+	return endpoint{
+		address: address, rootFile: o.RootFile, tokenFile: o.TokenFile, clusterID: cluster,
+		plaintext: port == "15010" || address == o.Config.DiscoveryAddress && o.Config.ControlPlaneAuthPolicy == "NONE",
+	}
+}
+
+func firstIP(p Pod) netip.Addr {
+	if len(p.IPs) == 0 {
+		return netip.Addr{}
+	}
+	return p.IPs[0]
+}

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+
+	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+const (
+	adsService  = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+	deltaMethod = adsService + "DeltaAggregatedResources"
+)
+
+// relay passes the streams of Envoy's aggregated discovery service on to the control plane, byte
+// for byte, over connections that are authenticated as the workload. Each stream has a connection
+// of its own, so a reconnecting Envoy gets the roots and token of the moment. On a delta stream it
+// also subscribes to the secret ROOTCA for the agent, and keeps the answers from Envoy.
+type relay struct {
+	upstream endpoint
+	certs    *Certificates
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	version string // of ROOTCA, as last taken
+}
+
+// serve passes one stream through until either side ends it. It is a grpc.StreamHandler.
+func (r *relay) serve(_ any, down grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(down)
+	if !strings.HasPrefix(method, adsService) {
+		return grpcstatus.Errorf(codes.Unimplemented, "%s: the agent relays %s only", method, adsService)
+	}
+	ctx, cancel := context.WithCancel(down.Context())
+	defer cancel()
+	up, done, err := r.open(ctx, method)
+	if err != nil {
+		r.log.Warn("no stream to the control plane", "address", r.upstream.address, "error", err)
+		return grpcstatus.Error(codes.Unavailable, err.Error())
+	}
+	defer done()
+	s := &relayed{relay: r, up: up, down: down, delta: method == deltaMethod}
+	requests := make(chan error, 1)
+	go func() { requests <- s.requests() }()
+	err = s.responses()
+	cancel()
+	if down.Context().Err() == nil {
+		r.log.Info("the stream to the control plane has ended; the proxy opens another", "address", r.upstream.address, "reason", plain(err))
+	}
+	// The other direction ends when this function returns, with down's context.
+	return err
+}
+
+func (r *relay) open(ctx context.Context, method string) (grpc.ClientStream, func(), error) {
+	conn, err := r.upstream.dial()
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, err = r.upstream.authorize(ctx)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	up, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method, grpc.ForceCodecV2(rawCodec{}))
+	if err != nil {
+		conn.Close()
+		return nil, nil, plain(err)
+	}
+	return up, func() { conn.Close() }, nil
+}
+
+// relayed is one stream that passes through.
+type relayed struct {
+	*relay
+	down  grpc.ServerStream
+	delta bool
+
+	mu      sync.Mutex // of what follows: both directions send upstream
+	up      grpc.ClientStream
+	greeted bool // Envoy's first message, with the node, has passed
+	secrets bool // Envoy itself subscribes to secrets on this stream
+}
+
+// requests passes Envoy's messages on. It ends with the stream.
+func (s *relayed) requests() error {
+	for {
+		var m raw
+		if err := s.down.RecvMsg(&m); err != nil {
+			if errors.Is(err, io.EOF) {
+				return s.up.CloseSend()
+			}
+			return err
+		}
+		if err := s.request(m); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *relayed) request(m raw) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.delta && typeURL(m, 2) == resource.SecretType {
+		s.secrets = true
+	}
+	if err := s.up.SendMsg(&m); err != nil {
+		return err
+	}
+	if s.delta && !s.greeted {
+		s.greeted = true
+		return s.subscribe()
+	}
+	return nil
+}
+
+// subscribe asks for the roots on the agent's behalf. The caller holds mu.
+func (s *relayed) subscribe() error {
+	req := &discovery.DeltaDiscoveryRequest{TypeUrl: resource.SecretType, ResourceNamesSubscribe: []string{rootsName}}
+	s.relay.mu.Lock()
+	if v := s.version; v != "" {
+		req.InitialResourceVersions = map[string]string{rootsName: v}
+	}
+	s.relay.mu.Unlock()
+	return s.send(req)
+}
+
+func (s *relayed) send(req *discovery.DeltaDiscoveryRequest) error {
+	b, err := proto.Marshal(req)
+	if err != nil {
+		return err
+	}
+	m := raw(b)
+	return s.up.SendMsg(&m)
+}
+
+// responses passes the control plane's messages on. It ends with the stream.
+func (s *relayed) responses() error {
+	for {
+		var m raw
+		if err := s.up.RecvMsg(&m); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if s.delta && typeURL(m, 4) == resource.SecretType {
+			rest, err := s.takeRoots(m)
+			if err != nil {
+				return err
+			}
+			if rest == nil {
+				continue
+			}
+			m = rest
+		}
+		if err := s.down.SendMsg(&m); err != nil {
+			return err
+		}
+	}
+}
+
+// takeRoots takes the secret ROOTCA out of a response and answers it. It returns what is left for
+// Envoy, nil if nothing.
+func (s *relayed) takeRoots(m raw) (raw, error) {
+	resp := &discovery.DeltaDiscoveryResponse{}
+	if err := proto.Unmarshal(m, resp); err != nil {
+		return nil, grpcstatus.Errorf(codes.Internal, "a response that is not a DeltaDiscoveryResponse: %v", err)
+	}
+	var refused error
+	var others []*discovery.Resource
+	found := false
+	for _, res := range resp.Resources {
+		if res.Name != rootsName {
+			others = append(others, res)
+			continue
+		}
+		found = true
+		if refused = s.setRoots(res); refused != nil {
+			s.log.Warn("the control plane sent roots that cannot be used; the last ones stay", "error", refused)
+		}
+	}
+	var removed []string
+	for _, n := range resp.RemovedResources {
+		if n != rootsName {
+			removed = append(removed, n)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.secrets && (len(others) > 0 || len(removed) > 0 || !found && len(resp.RemovedResources) == 0) {
+		// Envoy's answer to this nonce is the answer to all of it.
+		if len(others) == len(resp.Resources) && len(removed) == len(resp.RemovedResources) {
+			return m, nil
+		}
+		resp.Resources, resp.RemovedResources = others, removed
+		return proto.Marshal(resp)
+	}
+	ack := &discovery.DeltaDiscoveryRequest{TypeUrl: resource.SecretType, ResponseNonce: resp.Nonce}
+	if refused != nil {
+		ack.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: refused.Error()}
+	}
+	return nil, s.send(ack)
+}
+
+func (s *relayed) setRoots(res *discovery.Resource) error {
+	sec := &tls.Secret{}
+	if err := res.GetResource().UnmarshalTo(sec); err != nil {
+		return fmt.Errorf("secret %s: %w", rootsName, err)
+	}
+	pem := sec.GetValidationContext().GetTrustedCa().GetInlineBytes()
+	if pem == nil {
+		pem = []byte(sec.GetValidationContext().GetTrustedCa().GetInlineString())
+	}
+	if err := s.certs.SetRoots(pem); err != nil {
+		return fmt.Errorf("secret %s: validation_context.trusted_ca: %w", rootsName, err)
+	}
+	s.relay.mu.Lock()
+	s.version = res.Version
+	s.relay.mu.Unlock()
+	return nil
+}
+
+// typeURL finds the string field of that number without decoding the message; empty if there is none.
+func typeURL(m []byte, field protowire.Number) string {
+	for len(m) > 0 {
+		num, typ, n := protowire.ConsumeTag(m)
+		if n < 0 {
+			return ""
+		}
+		m = m[n:]
+		if num == field && typ == protowire.BytesType {
+			v, n := protowire.ConsumeBytes(m)
+			if n < 0 {
+				return ""
+			}
+			return string(v)
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, m); n < 0 {
+			return ""
+		}
+		m = m[n:]
+	}
+	return ""
+}
+
+// raw is a message that is passed on as it is.
+type raw []byte
+
+// rawCodec is a gRPC codec of raw; all other messages are protobuf's.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *raw:
+		return mem.BufferSlice{mem.SliceBuffer(*m)}, nil
+	case proto.Message:
+		b, err := proto.Marshal(m)
+		return mem.BufferSlice{mem.SliceBuffer(b)}, err
+	}
+	return nil, fmt.Errorf("cannot encode a %T", v)
+}
+
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	switch m := v.(type) {
+	case *raw:
+		*m = data.Materialize()
+		return nil
+	case proto.Message:
+		return proto.Unmarshal(data.Materialize(), m)
+	}
+	return fmt.Errorf("cannot decode a %T", v)
+}

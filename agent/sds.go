@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	sds "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+// The names under which a proxy asks for the workload's secrets, as in Istio.
+const (
+	certificateName = "default"
+	rootsName       = "ROOTCA"
+)
+
+// secrets serves the workload's certificate and roots by Envoy's secret discovery service.
+type secrets struct {
+	sds.UnimplementedSecretDiscoveryServiceServer
+	certs *Certificates
+	log   *slog.Logger
+}
+
+// secret encodes one of the two secrets.
+func secret(cr *Credentials, name string) (*anypb.Any, error) {
+	inline := func(b []byte) *core.DataSource {
+		return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: b}}
+	}
+	s := &tls.Secret{Name: name}
+	switch name {
+	case certificateName:
+		key, err := cr.keyPEM()
+		if err != nil {
+			return nil, err
+		}
+		s.Type = &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{
+			CertificateChain: inline(cr.Chain), PrivateKey: inline(key)}}
+	case rootsName:
+		s.Type = &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{
+			TrustedCa: inline(cr.RootsPEM)}}
+	default:
+		return nil, fmt.Errorf("secret %q: the agent serves %s and %s", name, certificateName, rootsName)
+	}
+	return anypb.New(s)
+}
+
+// StreamSecrets serves the state-of-the-world form. Envoy opens one stream for each secret.
+func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsServer) error {
+	reqs := receive(stream.Context(), stream.Recv)
+	var names []string
+	sent := map[string]string{} // versions
+	nonce := 0
+	for {
+		cr, changed := s.certs.Current()
+		if cr != nil && slices.ContainsFunc(names, func(n string) bool { return sent[n] != cr.version() }) {
+			resp := &discovery.DiscoveryResponse{TypeUrl: resource.SecretType, VersionInfo: cr.version()}
+			for _, n := range names {
+				a, err := secret(cr, n)
+				if err != nil {
+					return status.Error(codes.InvalidArgument, err.Error())
+				}
+				resp.Resources = append(resp.Resources, a)
+				sent[n] = cr.version()
+			}
+			nonce++
+			resp.Nonce = fmt.Sprint(nonce)
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-changed:
+		case r, ok := <-reqs:
+			if !ok {
+				return nil
+			}
+			if r.ErrorDetail != nil {
+				s.log.Warn("the proxy refused a secret", "secret", r.ResourceNames, "error", r.ErrorDetail.Message)
+			}
+			if r.ResponseNonce != "" && r.ResponseNonce != fmt.Sprint(nonce) {
+				continue // of an earlier response
+			}
+			names = r.ResourceNames
+		}
+	}
+}
+
+// FetchSecrets answers once, with what is there.
+func (s *secrets) FetchSecrets(_ context.Context, r *discovery.DiscoveryRequest) (*discovery.DiscoveryResponse, error) {
+	cr, _ := s.certs.Current()
+	if cr == nil {
+		return nil, status.Error(codes.Unavailable, "there is no certificate yet")
+	}
+	resp := &discovery.DiscoveryResponse{TypeUrl: resource.SecretType, VersionInfo: cr.version()}
+	for _, n := range r.ResourceNames {
+		a, err := secret(cr, n)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		resp.Resources = append(resp.Resources, a)
+	}
+	return resp, nil
+}
+
+// DeltaSecrets serves the incremental form.
+func (s *secrets) DeltaSecrets(stream sds.SecretDiscoveryService_DeltaSecretsServer) error {
+	reqs := receive(stream.Context(), stream.Recv)
+	holds := map[string]string{} // secrets subscribed, and the version that the proxy has
+	nonce := 0
+	for {
+		cr, changed := s.certs.Current()
+		resp := &discovery.DeltaDiscoveryResponse{TypeUrl: resource.SecretType}
+		for n, v := range holds {
+			if cr == nil || v == cr.version() {
+				continue
+			}
+			a, err := secret(cr, n)
+			if err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			resp.Resources = append(resp.Resources, &discovery.Resource{Name: n, Version: cr.version(), Resource: a})
+			holds[n] = cr.version()
+		}
+		if len(resp.Resources) > 0 {
+			nonce++
+			resp.SystemVersionInfo, resp.Nonce = cr.version(), fmt.Sprint(nonce)
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-changed:
+		case r, ok := <-reqs:
+			if !ok {
+				return nil
+			}
+			if r.ErrorDetail != nil {
+				s.log.Warn("the proxy refused a secret", "error", r.ErrorDetail.Message)
+			}
+			for _, n := range r.ResourceNamesUnsubscribe {
+				delete(holds, n)
+			}
+			for _, n := range r.ResourceNamesSubscribe {
+				holds[n] = r.InitialResourceVersions[n]
+			}
+		}
+	}
+}
+
+// receive reads the messages of a stream into a channel, which is closed at the stream's end. The
+// reading goroutine ends with the stream's context.
+func receive[T proto.Message](ctx context.Context, recv func() (T, error)) <-chan T {
+	ch := make(chan T)
+	go func() {
+		defer close(ch)
+		for {
+			m, err := recv()
+			if err != nil {
+				return
+			}
+			select {
+			case ch <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch
+}
