@@ -1,0 +1,237 @@
+package kube
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// resourceKind is a kind of Istio's that the mesh reads. All served versions have one schema.
+type resourceKind struct {
+	group, plural, kind string
+	versions            []string // best first
+	object              func(m mesh.Meta) (mesh.Object, proto.Message)
+}
+
+func resourceKinds() []resourceKind {
+	versions := []string{"v1", "v1beta1", "v1alpha3"}
+	return []resourceKind{
+		{"networking.istio.io", "gateways", mesh.KindGateway, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
+			o := &mesh.Gateway{Meta: m, Spec: &networking.Gateway{}}
+			return o, o.Spec
+		}},
+		{"networking.istio.io", "virtualservices", mesh.KindVirtualService, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
+			o := &mesh.VirtualService{Meta: m, Spec: &networking.VirtualService{}}
+			return o, o.Spec
+		}},
+		{"networking.istio.io", "destinationrules", mesh.KindDestinationRule, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
+			o := &mesh.DestinationRule{Meta: m, Spec: &networking.DestinationRule{}}
+			return o, o.Spec
+		}},
+		{"security.istio.io", "peerauthentications", mesh.KindPeerAuthentication, []string{"v1", "v1beta1"}, func(m mesh.Meta) (mesh.Object, proto.Message) {
+			o := &mesh.PeerAuthentication{Meta: m, Spec: &security.PeerAuthentication{}}
+			return o, o.Spec
+		}},
+	}
+}
+
+// decode reads a user's object. Findings without an object mean that it cannot be read; findings
+// with one, that something in it is not understood and left out.
+func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh.Object, []mesh.Finding) {
+	m := mesh.Meta{Cluster: cluster, Namespace: u.GetNamespace(), Name: u.GetName(), Labels: u.GetLabels(),
+		Created: u.GetCreationTimestamp().Time, Generation: u.GetGeneration()}
+	o, spec := k.object(m)
+	finding := func(err error) []mesh.Finding {
+		field, message := located(err)
+		return []mesh.Finding{{Object: o.Key(), Field: join("spec", field), Message: message}}
+	}
+	raw, ok := u.Object["spec"]
+	if !ok || raw == nil {
+		return o, nil
+	}
+	data, err := json.Marshal(raw)
+	if err != nil {
+		return nil, finding(err)
+	}
+	if err := fromJSON(data, spec, false); err != nil {
+		return nil, finding(err)
+	}
+	_, strict := k.object(m)
+	if err := fromJSON(data, strict, true); err != nil {
+		f := finding(err)
+		f[0].Message, f[0].Fix = f[0].Message+", which is ignored", "correct its name or remove it"
+		return o, f
+	}
+	return o, nil
+}
+
+// meshConfig reads keys mesh and meshNetworks of ConfigMap istio.
+func meshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mesh.Finding, error) {
+	m := &mesh.MeshConfig{Cluster: cluster, Spec: &meshconfig.MeshConfig{}}
+	var ignored []mesh.Finding
+	read := func(key string, to proto.Message) error {
+		if strings.TrimSpace(data[key]) == "" {
+			return nil
+		}
+		j, err := yaml.YAMLToJSON([]byte(data[key]))
+		if err != nil {
+			return fmt.Errorf("data.%s: %w", key, err)
+		}
+		if string(bytes.TrimSpace(j)) == "null" {
+			return nil
+		}
+		if err := fromJSON(j, to, false); err != nil {
+			field, message := located(err)
+			return fmt.Errorf("%s: %s", join("data."+key, field), message)
+		}
+		if err := fromJSON(j, proto.Clone(to), true); err != nil {
+			field, message := located(err)
+			ignored = append(ignored, mesh.Finding{Field: join("data."+key, field), Message: message + ", which is ignored", Fix: "correct its name or remove it"})
+		}
+		return nil
+	}
+	if err := read("mesh", m.Spec); err != nil {
+		return nil, nil, err
+	}
+	m.Networks = &meshconfig.MeshNetworks{}
+	if err := read("meshNetworks", m.Networks); err != nil {
+		return nil, nil, err
+	}
+	return m, ignored, nil
+}
+
+// jsonError is protojson's complaint, with the place.
+type jsonError struct {
+	field   string
+	message string
+}
+
+func (e *jsonError) Error() string { return join(e.field, e.message) }
+
+var jsonPlace = regexp.MustCompile(`\(line (\d+):(\d+)\): (.*)$`)
+
+// fromJSON reads protobuf's JSON form. An error is a *jsonError where protojson says the place.
+func fromJSON(data []byte, to proto.Message, strict bool) error {
+	proto.Reset(to)
+	err := protojson.UnmarshalOptions{DiscardUnknown: !strict}.Unmarshal(data, to)
+	if err == nil {
+		return nil
+	}
+	m := jsonPlace.FindStringSubmatch(err.Error())
+	if m == nil {
+		return errors.New(strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto: "))
+	}
+	line, _ := strconv.Atoi(m[1])
+	col, _ := strconv.Atoi(m[2])
+	return &jsonError{field: fieldAt(data, offset(data, line, col)), message: strings.ReplaceAll(m[3], "\u00a0", " ")}
+}
+
+func located(err error) (field, message string) {
+	var e *jsonError
+	if errors.As(err, &e) {
+		return e.field, e.message
+	}
+	return "", err.Error()
+}
+
+func join(prefix, field string) string {
+	switch {
+	case field == "":
+		return prefix
+	case strings.HasPrefix(field, "["):
+		return prefix + field
+	}
+	return prefix + "." + field
+}
+
+// offset returns where line and column (from 1) are.
+func offset(data []byte, line, col int) int {
+	at := 0
+	for ; line > 1; line-- {
+		i := bytes.IndexByte(data[at:], '\n')
+		if i < 0 {
+			break
+		}
+		at += i + 1
+	}
+	return min(at+col-1, len(data))
+}
+
+// fieldAt returns the path of the JSON value or name at an offset: "http[0].route[1].weight".
+func fieldAt(data []byte, at int) string {
+	type level struct {
+		array bool
+		index int
+		name  string
+		value bool // the name has been read, its value is next
+	}
+	var path []level
+	d := json.NewDecoder(bytes.NewReader(data))
+	show := func() string {
+		var b strings.Builder
+		for _, l := range path {
+			switch {
+			case l.array:
+				fmt.Fprintf(&b, "[%d]", l.index)
+			case l.name != "":
+				if b.Len() > 0 {
+					b.WriteByte('.')
+				}
+				b.WriteString(l.name)
+			}
+		}
+		return b.String()
+	}
+	for {
+		t, err := d.Token()
+		if errors.Is(err, io.EOF) || err != nil {
+			return show()
+		}
+		top := len(path) - 1
+		if top >= 0 && !path[top].array && !path[top].value {
+			if s, ok := t.(string); ok {
+				path[top].name, path[top].value = s, true
+				if int(d.InputOffset()) > at {
+					return show()
+				}
+				continue
+			}
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			if int(d.InputOffset()) > at {
+				return show()
+			}
+			path = append(path, level{array: t == json.Delim('[')})
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			path = path[:top]
+			top--
+		}
+		if int(d.InputOffset()) > at {
+			return show()
+		}
+		if top >= 0 {
+			if path[top].array {
+				path[top].index++
+			} else {
+				path[top].name, path[top].value = "", false
+			}
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// Status is where a cluster stands, in Istio's words, and two of our own.
+type Status string
+
+// Statuses.
+const (
+	Syncing Status = "syncing" // not everything has been listed yet
+	Synced  Status = "synced"
+	Timeout Status = "timeout" // syncing takes longer than it should
+	Closed  Status = "closed"
+	Stale   Status = "stale" // the API server does not answer; what was last seen stays
+	Failed  Status = "error" // see Message
+)
+
+const (
+	syncTimeout  = 30 * time.Second // after which syncing is called a time-out; it goes on
+	healthPeriod = 5 * time.Second
+)
+
+// ClusterStatus is where one cluster of the mesh stands.
+type ClusterStatus struct {
+	ID      string
+	Secret  string // "namespace/name" of the remote secret, empty for the own cluster
+	Server  string // the API server's address
+	Status  Status
+	Message string    // what is wrong and what to do, empty if nothing
+	Since   time.Time // of Status
+}
+
+// member is one API server of the mesh. Its goroutine is run.
+type member struct {
+	id      string
+	secret  string
+	kinds   []watched
+	sink    Sink
+	resolve *resolver
+	log     *slog.Logger
+	changed func() // the status is another one
+
+	configs chan config // the newest credentials
+
+	mu     sync.Mutex
+	status ClusterStatus
+	client *Client // for calls: the live one, else the next one
+}
+
+// config is credentials, or why there are none.
+type config struct {
+	rest *rest.Config
+	err  error
+}
+
+// attempt is one set of credentials at work.
+type attempt struct {
+	feed   *feed
+	client *Client
+	began  time.Time
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (a *attempt) stop() {
+	if a != nil {
+		a.feed.end()
+		a.cancel()
+		<-a.done
+		if a.feed.resolve != nil {
+			a.feed.resolve.forgetAll(a.feed)
+		}
+	}
+}
+
+func (a *attempt) synced() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.feed.synced
+}
+
+func (a *attempt) broken() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.feed.broken
+}
+
+// set gives new credentials. Those in use stay until the new ones have proved to work.
+func (m *member) set(c config) {
+	select {
+	case <-m.configs:
+	default:
+	}
+	m.configs <- c
+}
+
+func (m *member) start(ctx context.Context, c *Client) *attempt {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &attempt{feed: newFeed(m.id, m.sink, m.resolve), client: c, began: time.Now(), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.feed.run(ctx, c, m.kinds)
+	}()
+	return a
+}
+
+// run follows the cluster until ctx ends, and then takes it away if leave is true at that time.
+func (m *member) run(ctx context.Context, leave func() bool) {
+	var live, next *attempt
+	var problem error  // of the newest credentials
+	var lost time.Time // since when the live API server does not answer
+	misses := 0
+	health := time.NewTicker(healthPeriod)
+	defer health.Stop()
+	defer func() {
+		next.stop()
+		live.stop()
+		if leave() {
+			m.sink.Events([]mesh.Event{{Object: &mesh.Cluster{ID: m.id}, Gone: true}})
+		}
+		m.tell(ClusterStatus{Status: Closed})
+	}()
+	stale := func(now bool) {
+		if now == !lost.IsZero() {
+			return
+		}
+		if lost = (time.Time{}); now {
+			lost = time.Now()
+			m.log.Warn("API server does not answer; what was last seen of the cluster stays", "cluster", m.id, "server", live.client.Host())
+		} else {
+			m.log.Info("API server answers again", "cluster", m.id)
+		}
+		m.sink.Events([]mesh.Event{{Object: &mesh.Cluster{ID: m.id, Synced: true, Stale: now}}})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-m.configs:
+			next.stop()
+			next, problem = nil, c.err
+			if problem == nil {
+				var client *Client
+				if client, problem = Connect(c.rest); problem == nil {
+					next = m.start(ctx, client)
+					m.use(client, live == nil)
+				}
+			}
+		case <-next.synced():
+			next.feed.goLive(feedOf(live))
+			live.stop()
+			live, next = next, nil
+			m.use(live.client, true)
+			misses, lost = 0, time.Time{}
+			m.log.Info("cluster synced", "cluster", m.id, "took", time.Since(live.began).Round(time.Millisecond).String())
+		case <-next.broken():
+		case <-live.broken():
+		case <-health.C:
+			if live == nil {
+				break
+			}
+			if err := live.client.ping(ctx); err != nil {
+				misses++
+			} else {
+				misses = 0
+				stale(false)
+			}
+			if misses >= 2 && ctx.Err() == nil {
+				stale(true)
+			}
+		}
+		m.tell(describe(live, next, problem, lost))
+	}
+}
+
+func feedOf(a *attempt) *feed {
+	if a == nil {
+		return nil
+	}
+	return a.feed
+}
+
+// describe says where a cluster stands.
+func describe(live, next *attempt, problem error, lost time.Time) ClusterStatus {
+	var s ClusterStatus
+	if next != nil {
+		problem = next.feed.err()
+	}
+	switch {
+	case live == nil && problem != nil:
+		s.Status, s.Message = Failed, problem.Error()
+	case live == nil && next != nil && time.Since(next.began) > syncTimeout:
+		s.Status, s.Message = Timeout, fmt.Sprintf("not synced after %v; still trying", syncTimeout)
+	case live == nil:
+		s.Status = Syncing
+	case problem != nil:
+		s.Status, s.Message = Failed, "the new credentials do not work, the old ones stay in use: "+problem.Error()
+	case !lost.IsZero():
+		s.Status, s.Message = Stale, "the API server has not answered since "+lost.UTC().Format(time.RFC3339)+"; what was last seen stays"
+	default:
+		s.Status = Synced
+		if err := live.feed.err(); err != nil {
+			s.Message = err.Error()
+		}
+	}
+	if live != nil {
+		s.Server = live.client.Host()
+	} else if next != nil {
+		s.Server = next.client.Host()
+	}
+	return s
+}
+
+func (m *member) use(c *Client, now bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now || m.client == nil {
+		m.client = c
+	}
+}
+
+func (m *member) tell(s ClusterStatus) {
+	m.mu.Lock()
+	s.ID, s.Secret, s.Since = m.id, m.secret, m.status.Since
+	if s.Status != m.status.Status {
+		s.Since = time.Now()
+	}
+	was := m.status
+	m.status = s
+	m.mu.Unlock()
+	if was.Status != s.Status || was.Message != s.Message {
+		if s.Message != "" && s.Status != Stale {
+			m.log.Warn("cluster is not as it should be", "cluster", m.id, "status", string(s.Status), "error", s.Message)
+		}
+		m.changed()
+	}
+}
+
+func (m *member) current() (ClusterStatus, *Client) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status, m.client
+}

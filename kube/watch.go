@@ -1,0 +1,553 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// Sink takes what is seen. Its functions are called from many goroutines, in order for each object.
+type Sink struct {
+	Events   func([]mesh.Event)
+	Findings func(about mesh.Key, now []mesh.Finding) // all there is to say about an object; none if it is well
+}
+
+// watched is one kind of object, watched and converted.
+type watched struct {
+	name     string // plural, for messages
+	sample   runtime.Object
+	lw       func(*Client) cache.ListerWatcher
+	resource *resourceKind // of Istio's, whose CRD may be absent
+	kind     string        // of the mesh
+	// convert returns the mesh's form, nil if the object does not count (any more) or, if sticky,
+	// cannot be read: then the last good one stays.
+	convert func(f *feed, o runtime.Object) mesh.Object
+	sticky  bool
+	key     func(o metav1.Object) mesh.Key      // of what convert would return; none for an object that is not of the mesh
+	tap     func(name string, o runtime.Object) // if set, is shown every object, nil when it is gone
+}
+
+// feed is what one set of watches has seen. It says nothing until it has seen everything once and
+// is told to go live; so another feed, of other credentials, can take its place without a gap.
+type feed struct {
+	cluster string
+	sink    Sink
+	resolve *resolver
+
+	mu      sync.Mutex
+	live    bool
+	over    bool // another has taken its place
+	objects map[mesh.Key]mesh.Object
+	waiting map[string]bool   // kinds that have not been listed yet
+	errors  map[string]error  // what keeps a kind from being listed or watched
+	synced  chan struct{}     // closed when nothing is waiting
+	broken  chan struct{}     // gets a value when errors change
+	bad     map[mesh.Key]bool // that findings were told of
+}
+
+func newFeed(cluster string, sink Sink, r *resolver) *feed {
+	return &feed{cluster: cluster, sink: sink, resolve: r,
+		objects: map[mesh.Key]mesh.Object{}, waiting: map[string]bool{}, errors: map[string]error{},
+		synced: make(chan struct{}), broken: make(chan struct{}, 1), bad: map[mesh.Key]bool{}}
+}
+
+// set notes objects, and those that are gone.
+func (f *feed) set(events []mesh.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.setLocked(events)
+}
+
+func (f *feed) setLocked(events []mesh.Event) {
+	if f.over || len(events) == 0 {
+		return
+	}
+	events = slices.DeleteFunc(events, func(e mesh.Event) bool { return e.Gone && f.objects[e.Object.Key()] == nil })
+	if len(events) == 0 {
+		return
+	}
+	for i, e := range events {
+		if s, ok := e.Object.(*mesh.Service); ok && !e.Gone && f.resolve != nil {
+			events[i].Object = f.resolve.addressed(f, s)
+			e = events[i]
+		}
+		if e.Gone {
+			delete(f.objects, e.Object.Key())
+		} else {
+			f.objects[e.Object.Key()] = e.Object
+		}
+	}
+	if f.live {
+		f.sink.Events(events)
+	}
+}
+
+// again tells of an object once more, whose addresses have changed.
+func (f *feed) again(k mesh.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o := f.objects[k]; o != nil {
+		f.setLocked([]mesh.Event{{Object: o}})
+	}
+}
+
+// replace notes all objects of a kind.
+func (f *feed) replace(kind string, objects []mesh.Object) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := make(map[mesh.Key]bool, len(objects))
+	events := make([]mesh.Event, 0, len(objects))
+	for _, o := range objects {
+		now[o.Key()] = true
+		events = append(events, mesh.Event{Object: o})
+	}
+	for k, o := range f.objects {
+		if k.Kind == kind && !now[k] {
+			events = append(events, mesh.Event{Object: o, Gone: true})
+		}
+	}
+	f.setLocked(events)
+}
+
+// goLive tells all that was seen, and that what old had told beside it is gone. From then on f
+// tells what it sees, and old nothing.
+func (f *feed) goLive(old *feed) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	events := make([]mesh.Event, 0, len(f.objects)+1)
+	for _, o := range f.objects {
+		events = append(events, mesh.Event{Object: o})
+	}
+	if old != nil {
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		old.over = true
+		for k, o := range old.objects {
+			if f.objects[k] == nil {
+				events = append(events, mesh.Event{Object: o, Gone: true})
+			}
+		}
+	}
+	f.live = true
+	f.sink.Events(append(events, mesh.Event{Object: &mesh.Cluster{ID: f.cluster, Synced: true}}))
+}
+
+// end makes the feed silent.
+func (f *feed) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+}
+
+func (f *feed) object(k mesh.Key) mesh.Object {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.objects[k]
+}
+
+// badOf returns the objects of a kind that findings were told of.
+func (f *feed) badOf(kind string) (ks []mesh.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k := range f.bad {
+		if k.Kind == kind {
+			ks = append(ks, k)
+		}
+	}
+	return ks
+}
+
+// recovered notes that a kind can be listed or watched again.
+func (f *feed) recovered(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.errors[name] != nil {
+		delete(f.errors, name)
+		f.stir()
+	}
+}
+
+// listed notes that a kind has been listed.
+func (f *feed) listed(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.errors[name] != nil {
+		delete(f.errors, name)
+		f.stir()
+	}
+	if f.waiting[name] {
+		delete(f.waiting, name)
+		if len(f.waiting) == 0 {
+			close(f.synced)
+		}
+	}
+}
+
+func (f *feed) failed(name string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.errors[name] == nil || f.errors[name].Error() != err.Error() {
+		f.errors[name] = err
+		f.stir()
+	}
+}
+
+func (f *feed) stir() {
+	select {
+	case f.broken <- struct{}{}:
+	default:
+	}
+}
+
+// err returns what is wrong with some kind.
+func (f *feed) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var first string
+	for name := range f.errors {
+		if first == "" || name < first {
+			first = name
+		}
+	}
+	if first == "" {
+		return nil
+	}
+	return fmt.Errorf("watching %s: %w", first, f.errors[first])
+}
+
+// found tells findings about an object, or that there are none any more.
+func (f *feed) found(k mesh.Key, now []mesh.Finding) {
+	f.mu.Lock()
+	was := f.bad[k]
+	if len(now) > 0 {
+		f.bad[k] = true
+	} else {
+		delete(f.bad, k)
+	}
+	f.mu.Unlock()
+	if was || len(now) > 0 {
+		f.sink.Findings(k, now)
+	}
+}
+
+// run watches all kinds until ctx ends.
+func (f *feed) run(ctx context.Context, c *Client, kinds []watched) {
+	f.mu.Lock()
+	for _, k := range kinds {
+		f.waiting[k.name] = true
+	}
+	f.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, k := range kinds {
+		wg.Go(func() {
+			if k.resource != nil {
+				f.runOptional(ctx, c, k)
+			} else {
+				f.reflect(ctx, c, k, k.lw(c), k.sample, nil)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// crdPoll is how soon a CRD that comes later is seen.
+const crdPoll = 5 * time.Second
+
+// runOptional watches a kind while the API server has it.
+func (f *feed) runOptional(ctx context.Context, c *Client, k watched) {
+	for ctx.Err() == nil {
+		version, err := served(ctx, c, *k.resource)
+		if err != nil {
+			f.failed(k.name, err)
+		} else if version == "" {
+			f.replace(k.resource.kind, nil)
+			f.listed(k.name)
+		} else {
+			gvr := schema.GroupVersionResource{Group: k.resource.group, Version: version, Resource: k.resource.plural}
+			sample := &unstructured.Unstructured{}
+			sample.SetGroupVersionKind(schema.GroupVersionKind{Group: gvr.Group, Version: version, Kind: k.resource.kind})
+			r := c.dynamic.Resource(gvr)
+			lw := &cache.ListWatch{
+				ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
+				WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+					return r.Watch(ctx, o)
+				},
+			}
+			during, stop := context.WithCancel(ctx)
+			f.reflect(during, c, k, lw, sample, stop)
+			stop()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(crdPoll):
+		}
+	}
+}
+
+// served returns the best version of a kind that the API server has, "" if none.
+func served(ctx context.Context, c *Client, k resourceKind) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for _, v := range k.versions {
+		var list metav1.APIResourceList
+		err := c.kube.Discovery().RESTClient().Get().AbsPath("/apis/"+k.group+"/"+v).
+			SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Into(&list)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("asking for API %s/%s: %w", k.group, v, err)
+		}
+		for _, r := range list.APIResources {
+			if r.Name == k.plural {
+				return v, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// reflect lists and watches until ctx ends. If gone is not nil it is called when the API server
+// does not have the kind any more.
+func (f *feed) reflect(ctx context.Context, c *Client, k watched, lw cache.ListerWatcher, sample runtime.Object, gone func()) {
+	quiet := logr.Discard()
+	lw = &watchful{ListerWatcher: lw, result: func(err error) {
+		switch {
+		case err == nil:
+			f.recovered(k.name)
+		case gone != nil && apierrors.IsNotFound(err):
+			gone()
+		case apierrors.IsResourceExpired(err), apierrors.IsGone(err), ctx.Err() != nil:
+		default:
+			f.failed(k.name, err)
+		}
+	}}
+	r := cache.NewReflectorWithOptions(lw, sample, &store{feed: f, kind: k}, cache.ReflectorOptions{
+		Name: f.cluster + "/" + k.name, Logger: &quiet,
+		Backoff: &wait.Backoff{Duration: 300 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5, Cap: 4 * time.Second},
+	})
+	r.WatchListPageSize = 500
+	r.RunWithContext(klog.NewContext(ctx, quiet)) // what it would log is in the feed's status
+}
+
+// watchful tells how the calls of a ListerWatcher end, which the reflector only logs.
+type watchful struct {
+	cache.ListerWatcher
+	result func(error)
+}
+
+func (w *watchful) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	l, err := cache.ToListerWatcherWithContext(w.ListerWatcher).ListWithContext(ctx, o)
+	w.result(err)
+	return l, err
+}
+
+func (w *watchful) WatchWithContext(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	x, err := cache.ToListerWatcherWithContext(w.ListerWatcher).WatchWithContext(ctx, o)
+	w.result(err)
+	return x, err
+}
+
+// store is the reflector's view of a feed. Only the reflector's goroutine calls it.
+type store struct {
+	feed *feed
+	kind watched
+	seen map[string]bool // by the tap
+}
+
+var errUnexpected = errors.New("an object of another kind came")
+
+func (s *store) put(o any, gone bool) error {
+	m, ok := o.(metav1.Object)
+	ro, ok2 := o.(runtime.Object)
+	if !ok || !ok2 {
+		return errUnexpected
+	}
+	s.show(m.GetName(), ro, gone)
+	if k := s.kind.key(m); k.Kind != "" {
+		var x mesh.Object
+		if !gone {
+			x = s.kind.convert(s.feed, ro)
+		}
+		switch {
+		case x != nil:
+			s.feed.set([]mesh.Event{{Object: x}})
+		case gone || !s.kind.sticky:
+			if s.feed.resolve != nil && k.Kind == mesh.KindService {
+				s.feed.resolve.forget(s.feed, k)
+			}
+			s.feed.found(k, nil)
+			s.feed.set([]mesh.Event{{Object: stub(k), Gone: true}})
+		}
+	}
+	s.feed.listed(s.kind.name) // it works
+	return nil
+}
+
+func (s *store) show(name string, o runtime.Object, gone bool) {
+	switch {
+	case s.kind.tap == nil:
+	case gone:
+		delete(s.seen, name)
+		s.kind.tap(name, nil)
+	default:
+		if s.seen == nil {
+			s.seen = map[string]bool{}
+		}
+		s.seen[name] = true
+		s.kind.tap(name, o)
+	}
+}
+
+func (s *store) Add(o any) error    { return s.put(o, false) }
+func (s *store) Update(o any) error { return s.put(o, false) }
+func (s *store) Delete(o any) error {
+	if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = d.Obj
+	}
+	return s.put(o, true)
+}
+
+func (s *store) Replace(os []any, _ string) error {
+	var objects []mesh.Object
+	there := map[mesh.Key]bool{}
+	names := map[string]bool{}
+	for _, o := range os {
+		m, ok := o.(metav1.Object)
+		ro, ok2 := o.(runtime.Object)
+		if !ok || !ok2 {
+			return errUnexpected
+		}
+		names[m.GetName()] = true
+		s.show(m.GetName(), ro, false)
+		k := s.kind.key(m)
+		if k.Kind == "" {
+			continue
+		}
+		there[k] = true
+		if x := s.kind.convert(s.feed, ro); x != nil {
+			objects = append(objects, x)
+		} else if last := s.feed.object(k); s.kind.sticky && last != nil {
+			objects = append(objects, last)
+		}
+	}
+	for n := range s.seen {
+		if !names[n] {
+			s.show(n, nil, true)
+		}
+	}
+	for _, k := range s.feed.badOf(s.kind.kind) {
+		if !there[k] {
+			s.feed.found(k, nil)
+		}
+	}
+	s.feed.replace(s.kind.kind, objects)
+	s.feed.listed(s.kind.name)
+	return nil
+}
+
+func (s *store) Resync() error { return nil }
+
+// remoteKinds is what is watched of every cluster.
+func remoteKinds(cluster string) []watched {
+	key := func(kind string) func(metav1.Object) mesh.Key {
+		return func(o metav1.Object) mesh.Key {
+			return mesh.Key{Cluster: cluster, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+		}
+	}
+	return []watched{
+		{name: "services", sample: &corev1.Service{}, kind: mesh.KindService, key: key(mesh.KindService),
+			lw: func(c *Client) cache.ListerWatcher {
+				return listWatch(c.kube.CoreV1().Services("").List, c.kube.CoreV1().Services("").Watch, "")
+			},
+			convert: func(f *feed, o runtime.Object) mesh.Object {
+				s, names := service(cluster, o.(*corev1.Service))
+				if f.resolve != nil && s.Labels[networkLabel] != "" {
+					f.resolve.remember(f, s, names)
+				}
+				return s
+			}},
+		{name: "endpointslices", sample: &discoveryv1.EndpointSlice{}, kind: mesh.KindEndpointSlice, key: key(mesh.KindEndpointSlice),
+			lw: func(c *Client) cache.ListerWatcher {
+				e := c.kube.DiscoveryV1().EndpointSlices("")
+				return listWatch(e.List, e.Watch, "")
+			},
+			convert: func(_ *feed, o runtime.Object) mesh.Object {
+				if s := slice(cluster, o.(*discoveryv1.EndpointSlice)); s != nil {
+					return s
+				}
+				return nil
+			}},
+		{name: "pods", sample: &corev1.Pod{}, kind: mesh.KindPod, key: key(mesh.KindPod),
+			lw: func(c *Client) cache.ListerWatcher {
+				return listWatch(c.kube.CoreV1().Pods("").List, c.kube.CoreV1().Pods("").Watch, "")
+			},
+			convert: func(_ *feed, o runtime.Object) mesh.Object {
+				if p := pod(cluster, o.(*corev1.Pod)); p != nil {
+					return p
+				}
+				return nil
+			}},
+		metadataKind("nodes", cluster, mesh.KindNode, func(m *metav1.PartialObjectMetadata) mesh.Object { return node(cluster, m) }),
+		metadataKind("namespaces", cluster, mesh.KindNamespace, func(m *metav1.PartialObjectMetadata) mesh.Object { return namespace(cluster, m) }),
+	}
+}
+
+func metadataKind(plural, cluster, kind string, convert func(*metav1.PartialObjectMetadata) mesh.Object) watched {
+	return watched{name: plural, sample: &metav1.PartialObjectMetadata{},
+		kind: kind, key: func(o metav1.Object) mesh.Key { return mesh.Key{Cluster: cluster, Kind: kind, Name: o.GetName()} },
+		lw: func(c *Client) cache.ListerWatcher {
+			r := c.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: plural})
+			return listWatch(r.List, r.Watch, "")
+		},
+		convert: func(_ *feed, o runtime.Object) mesh.Object { return convert(o.(*metav1.PartialObjectMetadata)) }}
+}
+
+// configKinds are the user's objects, which only the local cluster's count of.
+func configKinds(cluster string) (ks []watched) {
+	for _, k := range resourceKinds() {
+		ks = append(ks, watched{name: k.plural, resource: &k, kind: k.kind, sticky: true,
+			key: func(o metav1.Object) mesh.Key {
+				return mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+			},
+			convert: func(f *feed, o runtime.Object) mesh.Object {
+				u := o.(*unstructured.Unstructured)
+				x, findings := k.decode(cluster, u)
+				f.found(mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}, findings)
+				return x
+			}})
+	}
+	return ks
+}
+
+// listWatch makes a ListerWatcher of a typed client's two methods.
+func listWatch[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error), watch func(context.Context, metav1.ListOptions) (apiwatch.Interface, error), fields string) cache.ListerWatcher {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = fields
+			return list(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			o.FieldSelector = fields
+			return watch(ctx, o)
+		},
+	}
+}
