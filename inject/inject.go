@@ -1,0 +1,321 @@
+package inject
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+const (
+	proxyContainer = "istio-proxy"
+	initContainer  = "istio-init"
+	imageAuto      = "auto"
+)
+
+// systemNamespaces are never injected: their pods come before any mesh.
+var systemNamespaces = []string{"kube-system", "kube-public", "kube-node-lease", "local-path-storage"}
+
+// Wanted reports whether a pod is to be injected, and if not, why. The webhook's selectors
+// have looked at the namespace before; pods that ask for nothing follow p.
+func Wanted(pod *corev1.Pod, namespace string, p Params) (bool, string) {
+	switch {
+	case pod.Spec.HostNetwork:
+		return false, "it uses the host's network"
+	case slices.Contains(systemNamespaces, namespace):
+		return false, "namespace " + namespace + " is never injected"
+	case injected(pod):
+		return false, "it is injected already"
+	}
+	ask, ok := pod.Labels[annInject]
+	if !ok {
+		ask = pod.Annotations[annInject]
+	}
+	switch strings.ToLower(ask) {
+	case "true", "yes", "y", "on":
+		return true, ""
+	case "":
+	default:
+		return false, annInject + " is " + ask
+	}
+	if matches(p.NeverSelector, pod.Labels) {
+		return false, "neverInjectSelector matches its labels"
+	}
+	if matches(p.AlwaysSelector, pod.Labels) {
+		return true, ""
+	}
+	if p.Disabled {
+		return false, "injection is off for pods that do not ask for it"
+	}
+	return true, ""
+}
+
+func matches(selectors []metav1.LabelSelector, of map[string]string) bool {
+	for i := range selectors {
+		s, err := metav1.LabelSelectorAsSelector(&selectors[i])
+		if err == nil && !s.Empty() && s.Matches(labels.Set(of)) {
+			return true
+		}
+	}
+	return false
+}
+
+// injected: a status left over by a copied template, without the container, does not count.
+func injected(pod *corev1.Pod) bool {
+	if pod.Annotations[annStatus] == "" {
+		return false
+	}
+	is := func(c corev1.Container) bool { return c.Name == proxyContainer && c.Image != imageAuto }
+	return slices.ContainsFunc(pod.Spec.Containers, is) || slices.ContainsFunc(pod.Spec.InitContainers, is)
+}
+
+// status is the value of annotation sidecar.istio.io/status: what was added.
+type status struct {
+	InitContainers   []string `json:"initContainers"`
+	Containers       []string `json:"containers"`
+	Volumes          []string `json:"volumes"`
+	ImagePullSecrets []string `json:"imagePullSecrets"`
+	Revision         string   `json:"revision"`
+}
+
+// Inject returns a copy of pod with its proxy, by the template that annotation
+// inject.istio.io/templates names: sidecar (the default) or gateway. A pod that Wanted
+// refuses is returned as it is. The namespace counts where the pod has none yet. A container
+// istio-proxy that the pod brings along is laid over ours, field by field; its image auto
+// stands for ours. Errors name the annotation or field at fault.
+func Inject(pod *corev1.Pod, namespace string, p Params) (*corev1.Pod, error) {
+	return injectFor(pod, namespace, workloadOf(pod), p)
+}
+
+func injectFor(pod *corev1.Pod, namespace string, w Workload, p Params) (*corev1.Pod, error) {
+	if pod.Namespace != "" {
+		namespace = pod.Namespace
+	}
+	if ok, _ := Wanted(pod, namespace, p); !ok {
+		return pod, nil
+	}
+	if err := checkAnnotations(pod.Annotations); err != nil {
+		return nil, err
+	}
+	p = p.withDefaults()
+	b := &builder{Params: p, namespace: namespace, workload: w, in: pod, ann: pod.Annotations}
+	var err error
+	if b.config, err = proxyConfig(p.ProxyConfig, pod.Annotations[annConfig]); err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", annConfig, err)
+	}
+	switch t := strings.TrimSpace(text(pod.Annotations, annTemplates, "sidecar")); t {
+	case "sidecar":
+	case "gateway":
+		b.gateway = true
+	default:
+		return nil, fmt.Errorf("annotation %s: %q: want sidecar or gateway", annTemplates, t)
+	}
+	return b.build()
+}
+
+// build adds everything to a copy of the pod.
+func (b *builder) build() (*corev1.Pod, error) {
+	out := b.in.DeepCopy()
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
+	if out.Annotations == nil {
+		out.Annotations = map[string]string{}
+	}
+	b.network = text(out.Labels, labelNetwork, b.Network)
+	b.native = enabled(b.ann, annNative, b.Native) && !b.gateway
+
+	// The pod's own istio-proxy says what ours is to differ in.
+	own := takeContainer(&out.Spec.Containers, proxyContainer)
+	if c := takeContainer(&out.Spec.InitContainers, proxyContainer); c != nil {
+		own = c
+	}
+	takeContainer(&out.Spec.InitContainers, initContainer)
+	b.apps, b.own = out.Spec.Containers, own
+
+	proxy, err := b.proxy()
+	if err != nil {
+		return nil, err
+	}
+	if enabled(b.ann, annRewrite, b.RewriteProbes) && !b.gateway && b.statusPort() != 0 {
+		probers, err := rewriteProbes(&out.Spec, b.statusPort())
+		if err != nil {
+			return nil, err
+		}
+		if probers != "" {
+			proxy.Env = append(proxy.Env, corev1.EnvVar{Name: "ISTIO_KUBE_APP_PROBERS", Value: probers})
+		}
+	}
+	b.mergePrometheus(out, &proxy)
+	if own != nil {
+		if proxy, err = overlayContainer(proxy, *own); err != nil {
+			return nil, err
+		}
+	}
+	st := status{Revision: b.Revision}
+	if st.Revision == "" {
+		st.Revision = "default"
+	}
+	b.place(out, proxy, &st)
+	if err := b.volumes(out, &st); err != nil {
+		return nil, err
+	}
+	for _, s := range b.PullSecrets {
+		ref := corev1.LocalObjectReference{Name: s}
+		if !slices.Contains(out.Spec.ImagePullSecrets, ref) {
+			out.Spec.ImagePullSecrets = append(out.Spec.ImagePullSecrets, ref)
+		}
+		st.ImagePullSecrets = append(st.ImagePullSecrets, s)
+	}
+	b.label(out)
+	data, err := json.Marshal(st)
+	if err != nil {
+		return nil, fmt.Errorf("encoding status: %w", err)
+	}
+	out.Annotations[annStatus] = string(data)
+	return out, nil
+}
+
+// place puts the containers in their order. A native proxy starts before the pod's own init
+// containers, so that they are in the mesh; otherwise the redirection is set up last, for
+// without a proxy it would cut them off.
+func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) {
+	var inits []corev1.Container
+	if !b.gateway && b.interception() != "NONE" {
+		inits = append(inits, b.redirect())
+	}
+	switch {
+	case b.native:
+		inits = append(inits, proxy)
+		out.Spec.InitContainers = append(inits, out.Spec.InitContainers...)
+	case b.hold():
+		out.Spec.Containers = append([]corev1.Container{proxy}, out.Spec.Containers...)
+		out.Spec.InitContainers = append(out.Spec.InitContainers, inits...)
+	default:
+		out.Spec.Containers = append(out.Spec.Containers, proxy)
+		out.Spec.InitContainers = append(out.Spec.InitContainers, inits...)
+	}
+	for _, c := range inits {
+		st.InitContainers = append(st.InitContainers, c.Name)
+	}
+	if !b.native {
+		st.Containers = append(st.Containers, proxy.Name)
+	}
+}
+
+// label writes the labels and annotations that Istio writes.
+func (b *builder) label(out *corev1.Pod) {
+	setDefault := func(m map[string]string, k, v string) {
+		if _, ok := m[k]; !ok && v != "" {
+			m[k] = v
+		}
+	}
+	first := func(keys ...string) string {
+		for _, k := range keys {
+			if v := out.Labels[k]; v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	if !b.gateway {
+		setDefault(out.Labels, labelTLSMode, "istio")
+	}
+	setDefault(out.Labels, labelCanonical, labelValue(or(first("app.kubernetes.io/name", "app"), b.workload.Name)))
+	setDefault(out.Labels, labelCanonicalR, or(first("app.kubernetes.io/version", "version"), "latest"))
+	setDefault(out.Labels, labelNetwork, b.network)
+	setDefault(out.Annotations, annRev, or(b.Revision, "default"))
+	if len(b.apps) > 0 {
+		setDefault(out.Annotations, "kubectl.kubernetes.io/default-container", b.apps[0].Name)
+		setDefault(out.Annotations, "kubectl.kubernetes.io/default-logs-container", b.apps[0].Name)
+	}
+	for k, v := range b.Annotations {
+		setDefault(out.Annotations, k, v)
+	}
+}
+
+// labelValue cuts a name to what a label's value may have.
+func labelValue(s string) string {
+	if len(s) > 63 {
+		s = s[:63]
+	}
+	return strings.Trim(s, "-_.")
+}
+
+// mergePrometheus points Prometheus at the agent, which adds the application's metrics, found
+// where the pod's annotations (in any of the spellings Prometheus takes) said they are.
+func (b *builder) mergePrometheus(out *corev1.Pod, proxy *corev1.Container) {
+	if !enabled(b.ann, annMergeMetrics, b.MergePrometheus) || b.statusPort() == 0 {
+		return
+	}
+	var app struct {
+		Scrape string `json:"scrape"`
+		Path   string `json:"path"`
+		Port   string `json:"port"`
+	}
+	spelling := strings.NewReplacer(".", "_", "/", "_", "-", "_")
+	for k, v := range out.Annotations {
+		to := map[string]*string{"prometheus_io_scrape": &app.Scrape, "prometheus_io_path": &app.Path, "prometheus_io_port": &app.Port}[spelling.Replace(k)]
+		if to != nil {
+			*to = v
+			delete(out.Annotations, k)
+		}
+	}
+	port := strconv.Itoa(int(b.statusPort()))
+	if (app.Scrape != "" || app.Path != "" || app.Port != "") && app.Port != port {
+		data, err := json.Marshal(app)
+		if err == nil { // three strings always encode
+			proxy.Env = append(proxy.Env, corev1.EnvVar{Name: "ISTIO_PROMETHEUS_ANNOTATIONS", Value: string(data)})
+		}
+	}
+	out.Annotations["prometheus.io/scrape"] = "true"
+	out.Annotations["prometheus.io/port"] = port
+	out.Annotations["prometheus.io/path"] = "/stats/prometheus"
+}
+
+// overlayContainer lays the pod's own container over ours, as kubectl apply would.
+func overlayContainer(ours, own corev1.Container) (corev1.Container, error) {
+	if own.Image == imageAuto {
+		own.Image = ""
+	}
+	base, err := json.Marshal(ours)
+	if err != nil {
+		return ours, fmt.Errorf("encoding container: %w", err)
+	}
+	over, err := json.Marshal(own)
+	if err != nil {
+		return ours, fmt.Errorf("encoding container: %w", err)
+	}
+	merged, err := strategicpatch.StrategicMergePatch(base, over, corev1.Container{})
+	if err != nil {
+		return ours, fmt.Errorf("container %s: %w", proxyContainer, err)
+	}
+	var out corev1.Container
+	if err := json.Unmarshal(merged, &out); err != nil {
+		return ours, fmt.Errorf("container %s: %w", proxyContainer, err)
+	}
+	return out, nil
+}
+
+func takeContainer(from *[]corev1.Container, name string) *corev1.Container {
+	i := slices.IndexFunc(*from, func(c corev1.Container) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	c := (*from)[i]
+	*from = slices.Delete(slices.Clone(*from), i, i+1)
+	return &c
+}
+
+func or(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}
