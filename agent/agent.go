@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,8 +104,12 @@ func Run(ctx context.Context, o Options) error {
 		end()
 		return errors.Join(err, g.Wait())
 	}
+	var draining atomic.Bool
 	status := &statusServer{
 		ready: func(ctx context.Context) error {
+			if draining.Load() {
+				return errors.New("draining")
+			}
 			if cr, _ := certs.Current(); cr == nil {
 				return fmt.Errorf("no workload certificate from %s yet", o.CAAddress)
 			}
@@ -134,6 +139,7 @@ func Run(ctx context.Context, o Options) error {
 		defer end()
 		select {
 		case <-ctx.Done():
+			draining.Store(true)
 			drain(life, p, o)
 		case <-life.Done(): // something failed
 		}
@@ -192,16 +198,19 @@ func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certi
 		loopback = "::1"
 	}
 	e := &envoyProxy{
-		cfg: o.Config, bootstrap: boot, admin: net.JoinHostPort(loopback, strconv.Itoa(o.Config.AdminPort)),
+		cfg: o.Config, bootstrap: boot, own: p, admin: net.JoinHostPort(loopback, strconv.Itoa(o.Config.AdminPort)),
 		sidecar: !o.Router, ipv6: ipv6, concurrency: o.Concurrency,
 		logLevel: o.ProxyLogLevel, logParts: o.ProxyLogParts, stdout: o.Stdout, stderr: o.Stderr, log: o.Logger,
 	}
+	// Envoy ends before what it depends on.
+	sockets, closeSockets := context.WithCancel(context.WithoutCancel(life))
 	listening := make(chan struct{})
 	g.Go(func() error {
-		return serveSockets(life, o.Config.ConfigPath, &secrets{certs: certs, log: o.Logger},
+		return serveSockets(sockets, o.Config.ConfigPath, &secrets{certs: certs, log: o.Logger},
 			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress), certs: certs, log: o.Logger}, func() { close(listening) })
 	})
 	g.Go(func() error {
+		defer closeSockets()
 		select {
 		case <-listening:
 			return e.Run(life)

@@ -30,9 +30,14 @@ func bootstrap(n Node, cfg *ProxyConfig, p ports, ipv6 bool) ([]byte, error) {
 		xdsCluster(cfg),
 	}
 	b := object{
-		"node":            nodeJSON,
-		"layered_runtime": object{"layers": []any{object{"name": "global config", "static_layer": runtimeFlags()}, object{"name": "admin", "admin_layer": object{}}}},
-		"stats_config":    statsConfig(cfg),
+		"node": nodeJSON,
+		"layered_runtime": object{"layers": []any{object{"name": "global config", "static_layer": object{
+			"re2.max_program_size.error_level": "32768"}}, object{"name": "admin", "admin_layer": object{}}}},
+		"stats_config": statsConfig(cfg),
+		"overload_manager": object{"resource_monitors": []any{object{ // connections are bounded by policy
+			"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": object{
+				"@type":                             "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+				"max_active_downstream_connections": "2147483647"}}}},
 		"admin": object{
 			"access_log": []any{object{"name": "envoy.access_loggers.file", "typed_config": object{
 				"@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/null"}}},
@@ -86,12 +91,13 @@ func staticCluster(name, timeout string, address object) object {
 }
 
 func http2(c object) object {
-	c["typed_extension_protocol_options"] = object{
-		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-			"explicit_http_config": object{"http2_protocol_options": object{}}}}
+	c["typed_extension_protocol_options"] = object{httpOptions: object{
+		"@type":                "type.googleapis.com/" + httpOptions,
+		"explicit_http_config": object{"http2_protocol_options": object{}}}}
 	return c
 }
+
+const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 // xdsCluster is the agent's relay. One request is one stream; each gets a connection.
 func xdsCluster(cfg *ProxyConfig) object {
@@ -101,7 +107,8 @@ func xdsCluster(cfg *ProxyConfig) object {
 		limits = append(limits, object{"priority": p, "max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000})
 	}
 	c["circuit_breakers"] = object{"thresholds": limits}
-	c["max_requests_per_connection"] = 1
+	options := c["typed_extension_protocol_options"].(object)[httpOptions].(object)
+	options["common_http_protocol_options"] = object{"max_requests_per_connection": 1}
 	return c
 }
 
@@ -120,14 +127,6 @@ func staticListener(address string, port int, prefix, path, cluster string) obje
 				"http_filters": []any{object{"name": "envoy.filters.http.router", "typed_config": object{
 					"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}},
 			}}}}},
-	}
-}
-
-// runtimeFlags are Envoy's runtime settings under which Istio's configuration is meant to run.
-func runtimeFlags() object {
-	return object{
-		"overload.global_downstream_max_connections": "2147483647", // connections are bounded by policy
-		"re2.max_program_size.error_level":           "32768",
 	}
 }
 

@@ -24,6 +24,7 @@ type envoyProxy struct {
 	cfg         *ProxyConfig
 	bootstrap   []byte
 	admin       string // HOST:PORT
+	own         ports
 	sidecar     bool
 	ipv6        bool
 	concurrency int
@@ -68,7 +69,7 @@ func (e *envoyProxy) args(file string) []string {
 	args := []string{
 		"-c", file, "--drain-time-s", seconds, "--drain-strategy", "immediate",
 		"--local-address-ip-version", version, "--file-flush-interval-msec", "1000",
-		"--disable-hot-restart", "--allow-unknown-static-fields",
+		"--disable-hot-restart", "--allow-unknown-static-fields", "--skip-deprecated-logs",
 		"-l", e.logLevel, "--log-format", "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t",
 	}
 	if e.logParts != "" {
@@ -122,8 +123,8 @@ func (e *envoyProxy) Connections(ctx context.Context) (int, error) {
 	}
 	n := 0
 	for name, v := range s {
-		if strings.Contains(name, "admin") || strings.Contains(name, "worker_") ||
-			strings.Contains(name, "_15021") || strings.Contains(name, "_15090") {
+		if strings.Contains(name, ".admin.") || strings.Contains(name, ".worker_") ||
+			strings.Contains(name, fmt.Sprintf("_%d.", e.own.health)) || strings.Contains(name, fmt.Sprintf("_%d.", e.own.prometheus)) {
 			continue
 		}
 		n += v
