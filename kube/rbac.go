@@ -1,0 +1,35 @@
+package kube
+
+import rbac "k8s.io/api/rbac/v1"
+
+// ReaderRules is what a control plane needs in the clusters of its remote secrets: ClusterRole
+// istio-reader-clusterrole. No Secrets.
+func ReaderRules() []rbac.PolicyRule {
+	read := []string{"get", "list", "watch"}
+	return []rbac.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"services", "pods", "nodes", "namespaces"}, Verbs: read},
+		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
+		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
+	}
+}
+
+// ClusterRules is what the control plane needs in its own cluster beside ReaderRules: ClusterRole
+// istiod-clusterrole.
+func ClusterRules() []rbac.PolicyRule {
+	read := []string{"get", "list", "watch"}
+	return append(ReaderRules(),
+		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
+		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io"}, Resources: []string{"gateways/status", "virtualservices/status", "destinationrules/status", "peerauthentications/status"}, Verbs: []string{"patch", "update"}},
+		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch", "create", "update"}}, // istio-ca-root-cert in every namespace
+		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		rbac.PolicyRule{APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"}, Verbs: []string{"get", "list", "watch", "patch"}},
+	)
+}
+
+// NamespaceRules is what the control plane needs in its own namespace: Role istiod.
+func NamespaceRules() []rbac.PolicyRule {
+	return []rbac.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch", "create"}}, // CA, remote secrets, gateways' certificates
+		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
+	}
+}
