@@ -39,17 +39,16 @@ type Cluster struct {
 	// Assignment is set for Static, StrictDNS and LogicalDNS. For others see Config.Assignment.
 	Assignment *Assignment
 
-	LB                 LBPolicy
-	Choices            uint32  // of LeastRequest; default 2
-	ActiveBias         float64 // of LeastRequest; default 1
-	RingMin, RingMax   uint64  // of RingHash; default 1024, 8 Mi
-	MaglevSize         uint64  // default 65537
-	HashHostname       bool
-	SlowStart          time.Duration // window; 0: none
-	PanicThreshold     float64       // percent; default 50
-	LocalityWeighted   bool          // weigh localities by LocalityEndpoints.Weight
-	ZoneAware          bool
-	FailTrafficOnPanic bool
+	LB               LBPolicy
+	Choices          uint32  // of LeastRequest; default 2
+	ActiveBias       float64 // of LeastRequest; default 1
+	RingMin, RingMax uint64  // of RingHash; default 1024, 8 Mi
+	MaglevSize       uint64  // default 65537
+	HashHostname     bool
+	SlowStart        time.Duration // window; 0: none
+	PanicThreshold   float64       // percent; default 50
+	LocalityWeighted bool          // weigh localities by LocalityEndpoints.Weight
+	FailOnPanic      bool          // answer UH instead of balancing over all hosts
 
 	ConnectTimeout        time.Duration // default 5 s
 	BufferLimit           uint32        // default 1 MiB
@@ -285,8 +284,9 @@ const (
 
 // Endpoint is one address. Immutable.
 type Endpoint struct {
-	Addr           netip.AddrPort // not valid: Host is a name to resolve, or Pipe is set
-	Host           string         // the address as given
+	Addr           netip.AddrPort   // not valid: Host is a name to resolve, or Pipe is set
+	Host           string           // the address as given
+	More           []netip.AddrPort // additional addresses of the same endpoint
 	Port           uint16
 	Pipe           string
 	Hostname       string // for Host rewrite and health checks

@@ -53,20 +53,19 @@ func (c *Config) RouteTable(h *HTTPConnectionManager) *RouteTable {
 type AccessLog struct {
 	Path   string // a file; "/dev/stdout" and "/dev/stderr" for the process's own
 	Format *accesslog.Format
-	Filter LogFilter
+	Filter *LogFilter // nil: takes all
 }
 
-// LogFilter says which entries are logged. The zero value takes all.
+// LogFilter says which entries are logged: those for which all that is set holds.
 type LogFilter struct {
-	Flags          accesslog.Flags // if not 0: any of these
-	AnyFlag        bool            // any flag at all
-	Status         []Comparison    // all must hold
-	Duration       []Comparison    // milliseconds; all must hold
-	Headers        []HeaderMatcher // all must hold
-	Fraction       *Fraction       // of the entries; nil: all
-	NotHealthCheck bool
-	Or             []LogFilter // if not empty, any of these
-	And            []LogFilter // all of these
+	AnyFlag  bool            // some response flag
+	Flags    accesslog.Flags // if not 0: one of these
+	Status   *Comparison
+	Duration *Comparison // milliseconds
+	Header   *HeaderMatcher
+	Fraction *Fraction // a share of the entries
+	And      []*LogFilter
+	Or       []*LogFilter // if not empty: one of these
 }
 
 // CompareOp is the operator of a Comparison.

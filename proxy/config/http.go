@@ -45,6 +45,16 @@ const (
 	SlashesUnescapeForward
 )
 
+// Underscores says what becomes of headers with underscores in their names.
+type Underscores uint8
+
+// Treatments of underscores.
+const (
+	UnderscoresAllow Underscores = iota
+	UnderscoresReject
+	UnderscoresDrop
+)
+
 // HTTPConnectionManager handles the requests of a connection. Immutable.
 type HTTPConnectionManager struct {
 	StatPrefix  string
@@ -67,6 +77,7 @@ type HTTPConnectionManager struct {
 	MaxRequests           uint32        // per connection; 0: no bound
 	MaxHeaderBytes        uint32        // default 60 KiB
 	MaxHeaders            uint32        // default 100
+	Underscores           Underscores
 
 	ServerName   string // default "envoy"
 	ServerHeader ServerHeader
@@ -137,7 +148,6 @@ type HTTP2Options struct {
 	ConnectionWindow uint32 // default 24 MiB
 	HeaderTable      uint32 // default 4096
 	AllowConnect     bool
-	AllowMetadata    bool
 	PingInterval     time.Duration // 0: no keepalive
 	PingTimeout      time.Duration
 	KeepErrorStreams bool
@@ -155,7 +165,8 @@ type HTTPFilter struct {
 	Config   FilterConfig
 }
 
-// FilterConfig is one of *RouterFilter, *CORSFilter, *FaultFilter.
+// FilterConfig is one of *RouterFilter, *CORSFilter, *FaultFilter, *GRPCStatsFilter, and for routes
+// *CORSPolicy and *FaultFilter.
 type FilterConfig interface{ httpFilter() }
 
 // RouterFilter sends the request upstream.
@@ -196,10 +207,13 @@ type FaultFilter struct {
 	Upstream     string          // only for this cluster
 	Nodes        []string
 	MaxActive    uint32 // 0: no bound
-	DisableStats bool
 }
 
-func (*RouterFilter) httpFilter() {}
-func (*CORSFilter) httpFilter()   {}
-func (*CORSPolicy) httpFilter()   {}
-func (*FaultFilter) httpFilter()  {}
+// GRPCStatsFilter counts gRPC messages.
+type GRPCStatsFilter struct{}
+
+func (*RouterFilter) httpFilter()    {}
+func (*GRPCStatsFilter) httpFilter() {}
+func (*CORSFilter) httpFilter()      {}
+func (*CORSPolicy) httpFilter()      {}
+func (*FaultFilter) httpFilter()     {}

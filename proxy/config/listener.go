@@ -21,6 +21,7 @@ type Listener struct {
 	StatName  string           // stat_prefix, else the main address as Envoy spells it: "0.0.0.0_5000"
 	Addresses []netip.AddrPort // the first is the main one
 	Pipe      string           // a unix socket path instead
+	V4Compat  bool             // an IPv6 wildcard address takes IPv4 connections, too
 	Bind      bool             // false: reached only through a listener with UseOriginalDst
 	// UseOriginalDst hands a connection to the listener that matches its original destination
 	// (its address, then its port on the wildcard address), if there is one.
@@ -55,40 +56,27 @@ type Listener struct {
 	chains chainIndex
 }
 
-// Inspector is a listener filter that looks at the first bytes. It is off where Disabled holds.
+// Inspector is a listener filter that looks at the first bytes. It is off for the destination ports
+// of Disabled.
 type Inspector struct {
-	Disabled PortPredicate
+	Disabled PortSet
+	Optional bool // ProxyProtocol: connections without the header are taken, too
 }
 
-// PortPredicate holds for destination ports; the zero value for none.
-type PortPredicate struct {
-	Ranges []PortRange // any of these
-	Not    []PortRange // or none of these, if not empty
-	Any    bool
-}
+// PortSet is a set of ports: sorted ranges that do not touch. The nil set is empty.
+type PortSet []PortRange
 
-// PortRange is a half-open range of ports.
-type PortRange struct{ Start, End uint16 }
+// PortRange is a range of ports, both ends included.
+type PortRange struct{ First, Last uint16 }
 
-// Holds reports whether p holds for the destination port.
-func (p PortPredicate) Holds(port uint16) bool {
-	if p.Any {
-		return true
-	}
-	for _, r := range p.Ranges {
-		if r.Start <= port && port < r.End {
-			return true
+// Has reports whether the port is in the set.
+func (s PortSet) Has(port uint16) bool {
+	for _, r := range s {
+		if port <= r.Last {
+			return r.First <= port
 		}
 	}
-	if len(p.Not) == 0 {
-		return false
-	}
-	for _, r := range p.Not {
-		if r.Start <= port && port < r.End {
-			return false
-		}
-	}
-	return true
+	return false
 }
 
 // FilterChain is what handles a connection: optionally TLS, then HTTP or TCP. Immutable.

@@ -85,7 +85,6 @@ type Range struct{ Start, End int64 }
 type QueryMatcher struct {
 	Name    string
 	Present bool // only existence counts
-	Absent  bool // it must not exist
 	Value   StringMatcher
 	Invert  bool
 }
@@ -95,4 +94,11 @@ type Request interface {
 	// Header returns a header by lower-case name, several values joined by a comma, and the
 	// pseudo-headers :authority, :path (with query), :method, :scheme.
 	Header(name string) (value string, ok bool)
+}
+
+// TLSRequest is a Request that knows of the client's certificate.
+type TLSRequest interface {
+	Request
+	// ClientCertificate reports whether the client presented one and whether it was verified.
+	ClientCertificate() (presented, validated bool)
 }

@@ -74,7 +74,6 @@ const (
 	PathRegex
 	PathSeparatedPrefix // the path or a path below it
 	PathConnect         // CONNECT requests
-	PathTemplate
 )
 
 // RouteMatch says which requests a route takes.

@@ -1,0 +1,145 @@
+package config
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+// marshal encodes deterministically, so that equal messages have equal versions.
+func marshal(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// opaque replaces Any values whose type has no Go code by an Any of a type that has, so that protojson
+// can read a dump. It is what an Istio extension looks like to this package: a type it does not know.
+func opaque(v any) any {
+	switch x := v.(type) {
+	case map[string]any:
+		if url, ok := x["@type"].(string); ok {
+			name := protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:])
+			if _, err := protoregistry.GlobalTypes.FindMessageByName(name); err != nil {
+				return map[string]any{"@type": "type.googleapis.com/google.protobuf.Empty", "value": map[string]any{}}
+			}
+		}
+		for k := range x {
+			x[k] = opaque(x[k])
+		}
+	case []any:
+		for i := range x {
+			x[i] = opaque(x[i])
+		}
+	}
+	return v
+}
+
+// readDump returns the resources of a dump: an object of lists, by kind.
+func readDump(t testing.TB, path string) []Source {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dump map[string][]any
+	if err := json.Unmarshal(b, &dump); err != nil {
+		t.Fatal(err)
+	}
+	var out []Source
+	add := func(key, typeURL string, m proto.Message, name func() string) {
+		for _, x := range dump[key] {
+			b, err := json.Marshal(opaque(x))
+			if err != nil {
+				t.Fatal(err)
+			}
+			proto.Reset(m)
+			if err := protojson.Unmarshal(b, m); err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			out = append(out, Source{Type: typeURL, Resource: resource.New(name(), marshal(t, m))})
+		}
+	}
+	c, e, l, r := &cluster.Cluster{}, &endpoint.ClusterLoadAssignment{}, &listener.Listener{}, &route.RouteConfiguration{}
+	add("clusters", resource.ClusterType, c, func() string { return c.Name })
+	add("endpoints", resource.EndpointType, e, func() string { return e.ClusterName })
+	add("listeners", resource.ListenerType, l, func() string { return l.Name })
+	add("routes", resource.RouteType, r, func() string { return r.Name })
+	return out
+}
+
+func dumps(t testing.TB) []string {
+	paths, err := filepath.Glob("testdata/istiod/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatal("no dumps", err)
+	}
+	return paths
+}
+
+// TestIstiod compiles all that a genuine istiod sends.
+func TestIstiod(t *testing.T) {
+	for _, path := range dumps(t) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			sources := readDump(t, path)
+			var c Compiler
+			cfg, err := c.Compile(sources)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(cfg.Clusters) + len(cfg.Endpoints) + len(cfg.Listeners) + len(cfg.Routes); n != len(sources) {
+				t.Errorf("compiled %d of %d", n, len(sources))
+			}
+			for name, cl := range cfg.Clusters {
+				if cl.Type == EDS && cfg.Assignment(cl) == nil {
+					t.Errorf("%s has no endpoints", name)
+				}
+			}
+			again, err := c.Compile(sources)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, cl := range again.Clusters {
+				if cl != cfg.Clusters[name] {
+					t.Errorf("cluster %s was compiled again", name)
+				}
+			}
+			for i, l := range again.Listeners {
+				if l != cfg.Listeners[i] {
+					t.Errorf("listener %s was compiled again", l.Name)
+				}
+			}
+		})
+	}
+}
+
+// TestFields holds that fields.txt names fields that exist.
+func TestFields(t *testing.T) {
+	for name, fs := range fields() {
+		mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
+		if err != nil {
+			t.Errorf("fields.txt: no message %s", name)
+			continue
+		}
+		for f := range fs {
+			if mt.Descriptor().Fields().ByName(f) == nil {
+				t.Errorf("fields.txt: %s has no field %s", name, f)
+			}
+		}
+	}
+}
