@@ -12,7 +12,7 @@ lab up || fail 'the lab did not come up'
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
 export KUBECONFIG
 mkdir -p "$top/bin"
-ln -sf "$(lab kubectl --path 2>/dev/null || command -v kubectl)" "$top/bin/kubectl"
+ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
 export PATH=$top/bin:$PATH
 step 'Images'
 lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
