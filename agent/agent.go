@@ -33,11 +33,12 @@ const (
 // Options is everything that the agent is told; it reads no environment. Zero fields are the
 // defaults unless it says required.
 type Options struct {
-	Engine Engine
-	Router bool // a gateway; else a sidecar
-	Pod    Pod  // required
-	Meta   map[string]string
-	Config *ProxyConfig // required; of ParseProxyConfig
+	Engine  Engine
+	Version string // of this program, for the node of the built-in proxy
+	Router  bool   // a gateway; else a sidecar
+	Pod     Pod    // required
+	Meta    map[string]string
+	Config  *ProxyConfig // required; of ParseProxyConfig
 
 	CAAddress string        // who signs certificates; Config.DiscoveryAddress
 	RootFile  string        // PEM of the mesh's roots; /var/run/secrets/istio/root-cert.pem

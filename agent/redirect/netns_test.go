@@ -411,3 +411,23 @@ func TestWithoutCapability(t *testing.T) {
 		t.Errorf("Apply without CAP_NET_ADMIN = %v, want an error that names it", err)
 	}
 }
+
+func TestValidate(t *testing.T) {
+	p := newPod(t)
+	validate := func() (err error) {
+		p.do(p.in, func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			err = Validate(ctx, Default())
+			return nil
+		})
+		return err
+	}
+	if err := validate(); err == nil || !strings.Contains(err.Error(), "15001") {
+		t.Errorf("without rules: Validate = %v, want an error", err)
+	}
+	p.do(p.in, func() error { return Apply(context.Background(), Default(), quiet()) })
+	if err := validate(); err != nil {
+		t.Errorf("with rules: Validate = %v", err)
+	}
+}
