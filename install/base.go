@@ -1,6 +1,7 @@
 package install
 
 import (
+	"context"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -143,4 +144,26 @@ func roleBinding(name, namespace, component string, accounts ...rbacv1.Subject) 
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacGroup, Kind: "Role", Name: name},
 		Subjects:   accounts,
 	}
+}
+
+// ApplyReader makes the service account that a remote secret needs, in a cluster without a
+// control plane of its own.
+func (c *Cluster) ApplyReader(ctx context.Context, namespace string) error {
+	cfg := &Config{Namespace: namespace, vals: &values{}}
+	m := &Manifest{Name: "reader", Namespace: namespace}
+	objs, err := base(cfg)
+	if err != nil {
+		return err
+	}
+	m.Parts = []Part{{"Reader", objs}}
+	m.label()
+	for _, o := range objs {
+		if o.GetKind() == "CustomResourceDefinition" {
+			continue
+		}
+		if _, err := c.apply(ctx, o, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -272,3 +272,15 @@ func (c *Cluster) saveState(ctx context.Context, s *State) error {
 	}
 	return nil
 }
+
+// Config returns the settings that an install was made with. version is the default tag.
+func (s *State) Config(version string) (*Config, error) {
+	var files []map[string]any
+	if s.Operator != "" {
+		var err error
+		if files, err = Parse("the stored IstioOperator", []byte(s.Operator)); err != nil {
+			return nil, err
+		}
+	}
+	return Resolve(files, s.Sets, version)
+}

@@ -194,7 +194,7 @@ func (c *Config) meshValues() (map[string]any, error) {
 		"defaultConfig":         proxy,
 		"enablePrometheusMerge": true,
 		"rootNamespace":         c.Namespace,
-		"trustDomain":           "cluster.local",
+		"trustDomain":           first(c.vals.Global.TrustDomain, "cluster.local"),
 	}
 	m = overlay(overlay(m, c.vals.MeshConfig), c.spec.MeshConfig)
 	if _, err := meshConfig(m); err != nil {

@@ -25,6 +25,9 @@ type values struct {
 		Network           string            `json:"network"`
 		MeshNetworks      map[string]any    `json:"meshNetworks"`
 		PriorityClassName string            `json:"priorityClassName"`
+		CAAddress         string            `json:"caAddress"`   // of injected proxies
+		TrustDomain       string            `json:"trustDomain"` // of the mesh, unless meshConfig has one
+		LogAsJSON         bool              `json:"logAsJson"`   // of injected proxies
 		MultiCluster      struct {
 			Enabled     *bool  `json:"enabled"`
 			ClusterName string `json:"clusterName"`
@@ -90,15 +93,15 @@ type gatewayValues struct {
 // a warning, so that existing files keep working.
 var inert = strings.Fields(`
 	base cni istio_cni istiodRemote telemetry ztunnel ownerName defaultRevision revisionTags profile
-	global.arch global.autoscalingv2API global.caAddress global.caName global.certSigners
+	global.arch global.autoscalingv2API global.caName global.certSigners
 	global.configCluster global.configValidation global.defaultConfigVisibilitySettings
 	global.defaultNodeSelector global.defaultResources global.defaultTolerations global.enabled
 	global.externalIstiod global.istiod global.jwtPolicy global.k8sIngress global.localityLbSetting
-	global.logAsJson global.mountMtlsCerts global.omitSidecarInjectorConfigMap global.oneNamespace
+	global.mountMtlsCerts global.omitSidecarInjectorConfigMap global.oneNamespace
 	global.operatorManageWebhooks global.pilotCertProvider global.podDNSSearchNamespaces
 	global.remotePilotAddress global.sds global.sts global.tracer global.useMCP global.variant
 	global.operatorManageWebhooks global.meshExpansion global.multiCluster.globalDomainSuffix
-	global.multiCluster.includeEnvoyFilter global.outboundTrafficPolicy global.trustDomain
+	global.multiCluster.includeEnvoyFilter global.outboundTrafficPolicy
 	pilot.affinity pilot.autoscaleBehavior pilot.configMap pilot.configNamespace pilot.configSource
 	pilot.cpu pilot.deploymentLabels pilot.enabled pilot.enableProtocolSniffingForInbound
 	pilot.enableProtocolSniffingForOutbound pilot.extraContainerArgs pilot.image pilot.ipFamilies
