@@ -39,16 +39,16 @@ type Cluster struct {
 	// Assignment is set for Static, StrictDNS and LogicalDNS. For others see Config.Assignment.
 	Assignment *Assignment
 
-	LB               LBPolicy
-	Choices          uint32  // of LeastRequest; default 2
-	ActiveBias       float64 // of LeastRequest; default 1
-	RingMin, RingMax uint64  // of RingHash; default 1024, 8 Mi
-	MaglevSize       uint64  // default 65537
-	HashHostname     bool
-	SlowStart        time.Duration // window; 0: none
-	PanicThreshold   float64       // percent; default 50
-	LocalityWeighted bool          // weigh localities by LocalityEndpoints.Weight
-	FailOnPanic      bool          // answer UH instead of balancing over all hosts
+	LB                 LBPolicy
+	Choices            uint32  // of LeastRequest; default 2
+	ActiveBias         float64 // of LeastRequest; default 1
+	RingMin, RingMax   uint64  // of RingHash; default 1024, 8 Mi
+	MaglevSize         uint64  // default 65537
+	HashHostname       bool
+	SlowStart          time.Duration // window; 0: none
+	PanicThreshold     float64       // percent; default 50
+	LocalityWeighted   bool          // weigh localities by LocalityEndpoints.Weight
+	FailTrafficOnPanic bool          // answer UH instead of balancing over all hosts
 
 	ConnectTimeout        time.Duration // default 5 s
 	BufferLimit           uint32        // default 1 MiB

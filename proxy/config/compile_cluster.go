@@ -143,7 +143,7 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 		c.PanicThreshold = p.Value
 	}
 	c.LocalityWeighted = l.GetLocalityWeightedLbConfig() != nil
-	c.FailOnPanic = l.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
+	c.FailTrafficOnPanic = l.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
 	c.HashHostname = l.GetConsistentHashingLbConfig().GetUseHostnameForHashing()
 	return nil
 }

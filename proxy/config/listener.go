@@ -69,8 +69,8 @@ type PortSet []PortRange
 // PortRange is a range of ports, both ends included.
 type PortRange struct{ First, Last uint16 }
 
-// Has reports whether the port is in the set.
-func (s PortSet) Has(port uint16) bool {
+// Holds reports whether the port is in the set.
+func (s PortSet) Holds(port uint16) bool {
 	for _, r := range s {
 		if port <= r.Last {
 			return r.First <= port
