@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func Run(ctx context.Context, o Options) error {
 				return errors.New("draining")
 			}
 			if cr, _ := certs.Current(); cr == nil {
-				return fmt.Errorf("no workload certificate from %s yet", o.CAAddress)
+				return fmt.Errorf("no workload certificate from %s yet: %w", o.CAAddress, cmp.Or(certs.Failure(), errors.New("asking")))
 			}
 			return p.Ready(ctx)
 		},

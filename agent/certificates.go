@@ -62,7 +62,8 @@ type Certificates struct {
 	changed chan struct{} // closed when current is replaced
 	pushed  *trust        // from the control plane's stream; wins over the file
 	mounted *trust
-	asked   bool // Renew was called
+	asked   bool  // Renew was called
+	failure error // of the last attempt
 }
 
 // NewCertificates returns certificates that are not there until Run has had them signed.
@@ -85,6 +86,13 @@ func (c *Certificates) Current() (*Credentials, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.current, c.changed
+}
+
+// Failure says why the last attempt to get a certificate failed; nil if it did not.
+func (c *Certificates) Failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
 }
 
 // Renew asks for another certificate now.
@@ -146,6 +154,9 @@ func (c *Certificates) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		c.mu.Lock()
+		c.failure = err
+		c.mu.Unlock()
 		if err != nil {
 			failures++
 			wait = backOff(failures, c.opts.MaxWait)

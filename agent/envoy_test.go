@@ -393,7 +393,7 @@ func TestNotReady(t *testing.T) {
 
 	p = startEnvoyPod(t, func(o *Options) { o.TokenFile = filepath.Join(t.TempDir(), "none"); o.CAAddress = "127.0.0.1:1" })
 	eventually(t, "the reason", func() error {
-		if code, body := p.get(p.status, "/healthz/ready"); code != 503 || !strings.Contains(body, "certificate from 127.0.0.1:1") {
+		if code, body := p.get(p.status, "/healthz/ready"); code != 503 || !strings.Contains(body, "certificate from 127.0.0.1:1") || !strings.Contains(body, "connection refused") {
 			return fmt.Errorf("%d %s", code, body)
 		}
 		return nil

@@ -54,7 +54,8 @@ func secret(cr *Credentials, name string) (*anypb.Any, error) {
 	return anypb.New(s)
 }
 
-// StreamSecrets serves the state-of-the-world form. Envoy opens one stream for each secret.
+// StreamSecrets serves the state-of-the-world form, the one that Istio's configuration asks for.
+// Envoy opens one stream for each secret.
 func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsServer) error {
 	reqs := receive(stream.Context(), stream.Recv)
 	var names []string
@@ -93,70 +94,6 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 				continue // of an earlier response
 			}
 			names = r.ResourceNames
-		}
-	}
-}
-
-// FetchSecrets answers once, with what is there.
-func (s *secrets) FetchSecrets(_ context.Context, r *discovery.DiscoveryRequest) (*discovery.DiscoveryResponse, error) {
-	cr, _ := s.certs.Current()
-	if cr == nil {
-		return nil, status.Error(codes.Unavailable, "there is no certificate yet")
-	}
-	resp := &discovery.DiscoveryResponse{TypeUrl: resource.SecretType, VersionInfo: cr.version()}
-	for _, n := range r.ResourceNames {
-		a, err := secret(cr, n)
-		if err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		resp.Resources = append(resp.Resources, a)
-	}
-	return resp, nil
-}
-
-// DeltaSecrets serves the incremental form.
-func (s *secrets) DeltaSecrets(stream sds.SecretDiscoveryService_DeltaSecretsServer) error {
-	reqs := receive(stream.Context(), stream.Recv)
-	holds := map[string]string{} // secrets subscribed, and the version that the proxy has
-	nonce := 0
-	for {
-		cr, changed := s.certs.Current()
-		resp := &discovery.DeltaDiscoveryResponse{TypeUrl: resource.SecretType}
-		for n, v := range holds {
-			if cr == nil || v == cr.version() {
-				continue
-			}
-			a, err := secret(cr, n)
-			if err != nil {
-				return status.Error(codes.InvalidArgument, err.Error())
-			}
-			resp.Resources = append(resp.Resources, &discovery.Resource{Name: n, Version: cr.version(), Resource: a})
-			holds[n] = cr.version()
-		}
-		if len(resp.Resources) > 0 {
-			nonce++
-			resp.SystemVersionInfo, resp.Nonce = cr.version(), fmt.Sprint(nonce)
-			if err := stream.Send(resp); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-stream.Context().Done():
-			return stream.Context().Err()
-		case <-changed:
-		case r, ok := <-reqs:
-			if !ok {
-				return nil
-			}
-			if r.ErrorDetail != nil {
-				s.log.Warn("the proxy refused a secret", "error", r.ErrorDetail.Message)
-			}
-			for _, n := range r.ResourceNamesUnsubscribe {
-				delete(holds, n)
-			}
-			for _, n := range r.ResourceNamesSubscribe {
-				holds[n] = r.InitialResourceVersions[n]
-			}
 		}
 	}
 }
