@@ -98,7 +98,7 @@ func run(args []string) error {
 	in := invocation{ctx, state.Of(id), args}
 	verbs := map[string]func(invocation) error{
 		"up": up, "down": down, "status": status, "kubeconfig": kubeconfig, "kubectl": kubectl,
-		"exec": execute, "node": nodePower, "wan": wanFaults, "image": images, "build": buildSet, "deps": deps,
+		"exec": execute, "node": nodePower, "wan": wanFaults, "image": images, "build": buildSet, "deps": deps, "prove": proveLab,
 		superviseVerb: supervise, supervisor.NodeVerb: beNode,
 	}
 	f, ok := verbs[verb]

@@ -73,6 +73,9 @@ func up(in invocation) error {
 	if err := in.lab.WriteTopology(t); err != nil {
 		return err
 	}
+	if err := in.lab.UseSet(set.Dir); err != nil {
+		return err
+	}
 	if err := launch(in.ctx, in.lab, set); err != nil {
 		if rerr := remove(in.lab); rerr != nil {
 			err = errors.Join(err, rerr)

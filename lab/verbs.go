@@ -17,6 +17,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/lab/image"
 	"github.com/carrick-mesh/carrick/lab/netns"
+	"github.com/carrick-mesh/carrick/lab/prove"
 	"github.com/carrick-mesh/carrick/lab/state"
 	"github.com/carrick-mesh/carrick/lab/supervisor"
 )
@@ -79,11 +80,7 @@ func kubectl(in invocation) error {
 	if _, err := in.lab.Topology(); err != nil {
 		return err
 	}
-	set, err := ensure(in.ctx, progress(time.Now()))
-	if err != nil {
-		return err
-	}
-	return become(filepath.Join(set.Bin(), "kube"), append([]string{"kubectl"}, in.args...), "KUBECONFIG="+in.lab.Kubeconfig())
+	return become(in.lab.Program("kube"), append([]string{"kubectl"}, in.args...), "KUBECONFIG="+in.lab.Kubeconfig())
 }
 
 // become replaces this process by a program.
@@ -109,7 +106,7 @@ func execute(in invocation) error {
 		if pid == 0 {
 			return fmt.Errorf("node %s is not running", host)
 		}
-		argv = []string{"nsenter", "-t", fmt.Sprint(pid), "-m", "-n", "-p", "-u", "-i", "-r", "-w/", "--"}
+		argv = []string{"nsenter", "-t", fmt.Sprint(pid), "-m", "-n", "-p", "-u", "-i", "-r", "-w", "--"}
 	} else if !slices.Contains(t.Hosts(), host) {
 		return fmt.Errorf("no host %q; there are %s", host, strings.Join(t.Hosts(), ", "))
 	}
@@ -134,6 +131,14 @@ func wanFaults(in invocation) error {
 		fmt.Print("wan: ", string(b))
 	}
 	return err
+}
+
+func proveLab(in invocation) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return prove.Run(in.ctx, in.lab, self, os.Stdout)
 }
 
 func images(in invocation) error {
@@ -162,10 +167,6 @@ func imageLoad(in invocation) error {
 			return err
 		}
 	}
-	set, err := ensure(in.ctx, progress(time.Now()))
-	if err != nil {
-		return err
-	}
 	begin := time.Now()
 	done := make(chan error)
 	running := 0
@@ -176,7 +177,7 @@ func imageLoad(in invocation) error {
 			}
 			running++
 			go func() {
-				err := image.Load(in.ctx, filepath.Join(set.Bin(), "ctr"), supervisor.Containerd(in.lab, n.Name), in.args...)
+				err := image.Load(in.ctx, in.lab.Program("ctr"), supervisor.Containerd(in.lab, n.Name), in.args...)
 				if err != nil {
 					err = fmt.Errorf("node %s: %w", n.Name, err)
 				}

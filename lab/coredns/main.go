@@ -1,4 +1,5 @@
-// CoreDNS with the plugins a cluster's DNS needs and no others.
+// Command coredns is CoreDNS with the plugins that a cluster's DNS needs and no
+// others.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 )
 
 func main() {
+	// The order in which plugins see a query.
 	dnsserver.Directives = []string{"reload", "health", "ready", "errors", "log", "cache", "hosts", "kubernetes", "forward"}
 	coremain.Run()
 }

@@ -1,8 +1,9 @@
 // Package state knows where one lab keeps its files on the machine and which of
 // its processes are alive. It starts and ends nothing.
 //
-// The folder of a lab holds topology.json, kubeconfig, up.log, control.sock,
-// the marks ready and failed, and a folder for each node.
+// The folder of a lab holds topology.json, kubeconfig, up.log, supervisor.log,
+// control.sock, the mark ready, set (a link to the programs that it runs),
+// bin/kubectl (for a PATH), and nodes with a folder for each node.
 package state
 
 import (
@@ -42,6 +43,20 @@ func (l Lab) Kubeconfig() string { return l.Path("kubeconfig") }
 func (l Lab) Socket() string     { return l.Path("control.sock") }
 func (l Lab) UpLog() string      { return l.Path("up.log") }
 func (l Lab) PID() string        { return l.Path("pid") }
+
+// UseSet notes the folder of the programs that the lab runs.
+func (l Lab) UseSet(dir string) error {
+	if err := os.Symlink(dir, l.Path("set")); err != nil {
+		return err
+	}
+	if err := os.Mkdir(l.Path("bin"), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink("../set/bin/kube", l.Path("bin", "kubectl"))
+}
+
+// Program is the path of one of the programs that the lab runs.
+func (l Lab) Program(name string) string { return l.Path("set", "bin", name) }
 
 // Ready reports whether the lab is up: its supervisor lives and has finished.
 func (l Lab) Ready() bool {

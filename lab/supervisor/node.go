@@ -128,8 +128,8 @@ func (s *Supervisor) wireNode(c *topo.Cluster, n *topo.Node) error {
 }
 
 // overlay returns the commands that join a node's pods to the others' by VXLAN.
-// The segment's own MTU makes room for its headers, so that pods have the 1480
-// bytes of an IP-in-IP overlay.
+// The segment's MTU makes room for its headers, so that pods have the 1480 bytes
+// of an IP-in-IP overlay.
 func overlay(c *topo.Cluster, n *topo.Node) []string {
 	lines := []string{
 		fmt.Sprintf("link add overlay0 mtu 1480 type vxlan id %d dev eth0 local %s dstport 4789 nolearning", c.Number, n.Address),
@@ -165,5 +165,11 @@ func (s *Supervisor) stopNode(n *topo.Node) error {
 			return errors.New("the node's process 1 does not end")
 		}
 	}
-	return netns.Delete(s.Topology.Netns(n.Name))
+	if err := netns.Delete(s.Topology.Netns(n.Name)); err != nil {
+		return err
+	}
+	// The kernel takes the dead node's side of the cable away some time later, and
+	// with it this one; there may be nothing left to delete.
+	netns.IP("-n " + s.Topology.Netns(topo.RouterName) + " link del " + n.Name)
+	return nil
 }

@@ -125,7 +125,7 @@ func (s *Supervisor) wire() error {
 	if err != nil {
 		return fmt.Errorf("setting the router up: %w", err)
 	}
-	s.link, err = wan.New(router, segments, s.Log)
+	s.link, err = wan.New(router, segments, t.LANMTU, s.Log)
 	return err
 }
 
@@ -135,12 +135,13 @@ func (s *Supervisor) plug(c *topo.Cluster, h topo.Host) error {
 	ns, router := t.Netns(h.Name), t.Netns(topo.RouterName)
 	in := "-n " + ns + " "
 	return netns.IP(
-		fmt.Sprintf("link add eth0 netns %s type veth peer name %s netns %s", ns, h.Name, router),
+		fmt.Sprintf("link add eth0 address %s mtu %d netns %s type veth peer name %s mtu %[2]d netns %[5]s",
+			h.MAC(), t.LANMTU, ns, h.Name, router),
 		fmt.Sprintf("-n %s link set %s master %s up", router, h.Name, c.Bridge),
 		in+"link set lo up",
 		in+fmt.Sprintf("addr add %s/%d dev eth0", h.Address, c.LAN.Bits()),
 		in+"link set eth0 up",
-		in+fmt.Sprintf("route add default via %s", c.Gateway))
+		in+fmt.Sprintf("route add default via %s mtu 1500", c.Gateway))
 }
 
 // serve opens the ways in from the machine's own network: a CONNECT proxy for

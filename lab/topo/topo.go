@@ -31,6 +31,7 @@ type Topology struct {
 	RunID    string
 	Proxy    string
 	Overlay  bool
+	LANMTU   int
 	PodMTU   int
 	Clusters []*Cluster
 }
@@ -57,6 +58,13 @@ type Host struct {
 	Address netip.Addr
 }
 
+// MAC is the hardware address of the host's interface: the same whenever it
+// starts, so that its neighbours need not learn it again.
+func (h Host) MAC() string {
+	a := h.Address.As4()
+	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", a[0], a[1], a[2], a[3])
+}
+
 // Node is one machine of a cluster.
 type Node struct {
 	Host
@@ -79,9 +87,9 @@ func New(o Options) (*Topology, error) {
 	case o.Proxy != "nftables" && o.Proxy != "iptables":
 		return nil, fmt.Errorf("kube-proxy mode %q: want nftables or iptables", o.Proxy)
 	}
-	t := &Topology{RunID: o.RunID, Proxy: o.Proxy, Overlay: o.Overlay, PodMTU: 1500}
+	t := &Topology{RunID: o.RunID, Proxy: o.Proxy, Overlay: o.Overlay, LANMTU: 1500, PodMTU: 1500}
 	if o.Overlay {
-		t.PodMTU = 1480
+		t.LANMTU, t.PodMTU = 1550, 1480 // the overlay's headers take 50 bytes
 	}
 	for n := 1; n <= o.Clusters; n++ {
 		t.Clusters = append(t.Clusters, newCluster(n, o))

@@ -48,7 +48,7 @@ const (
 )
 
 // New opens the tun devices in the router's namespace.
-func New(ns string, segments []Segment, log *slog.Logger) (*Link, error) {
+func New(ns string, segments []Segment, mtu int, log *slog.Logger) (*Link, error) {
 	l := &Link{ns: ns, segments: segments, log: log}
 	l.read.Store(&Fault{})
 	for i := range segments {
@@ -62,7 +62,7 @@ func New(ns string, segments []Segment, log *slog.Logger) (*Link, error) {
 		})
 		if err == nil {
 			err = netns.IP(
-				fmt.Sprintf("-n %s link set %s up txqueuelen 10000", ns, name),
+				fmt.Sprintf("-n %s link set %s up mtu %d txqueuelen 10000", ns, name, mtu),
 				fmt.Sprintf("-n %s route add default dev %s table %d", ns, name, firstPump+i))
 		}
 		if err != nil {
