@@ -17,7 +17,7 @@ import (
 )
 
 // Name is a resource by type URL and name.
-type Name struct{ Type, Name string }
+type Name = struct{ Type, Name string }
 
 // Compiler compiles resources and remembers the result as long as it is used, so that a resource with
 // the same content keeps its object. The zero value is ready. Not for concurrent use.
