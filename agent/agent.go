@@ -68,7 +68,6 @@ type ports struct{ health, prometheus int }
 
 // dataPlane is what the agent needs of a kind of proxy.
 type dataPlane interface {
-	Run(ctx context.Context) error   // until ctx ends, or an error
 	Ready(ctx context.Context) error // why it does not serve, nil if it does
 	Drain(ctx context.Context) error // take no more connections and finish those there are; does not wait
 	Connections(ctx context.Context) (int, error)
@@ -188,7 +187,7 @@ func pause(ctx context.Context, d time.Duration) {
 func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certificates) (dataPlane, error) {
 	ipv6 := firstIP(o.Pod).Is6()
 	p := ports{o.HealthPort, o.PrometheusPort}
-	boot, err := bootstrap(node(o.Router, o.Pod, o.Meta, o.Config, p), o.Config, p, ipv6)
+	boot, err := bootstrap(node(o.Router, o.Pod, o.Meta, o.Config, p), o.Config, p, Envoy, ipv6)
 	if err != nil {
 		return nil, err
 	}

@@ -11,10 +11,10 @@ import (
 // object is a JSON object.
 type object = map[string]any
 
-// bootstrap returns the configuration that Envoy starts with, in the shape of Istio's: whatever
-// reads the one reads the other. The node, xDS and SDS on the agent's sockets, admin on loopback,
-// metrics on 15090, readiness on 15021.
-func bootstrap(n Node, cfg *ProxyConfig, p ports, ipv6 bool) ([]byte, error) {
+// bootstrap returns the configuration that the proxy starts with, as JSON in the shape of Istio's:
+// whatever reads the one reads the other. The node, xDS and SDS on the agent's sockets, admin on
+// loopback, metrics on 15090, readiness on 15021.
+func bootstrap(n Node, cfg *ProxyConfig, p ports, engine Engine, ipv6 bool) ([]byte, error) {
 	nodeJSON, err := n.json()
 	if err != nil {
 		return nil, err
@@ -66,6 +66,11 @@ func bootstrap(n Node, cfg *ProxyConfig, p ports, ipv6 bool) ([]byte, error) {
 			staticListener(wildcard, p.prometheus, "stats", "/stats/prometheus", "prometheus_stats"),
 			staticListener(wildcard, p.health, "agent", "/healthz/ready", "agent"),
 		},
+	}
+	if engine == Builtin { // has no use for them
+		for _, k := range []string{"layered_runtime", "stats_config", "overload_manager", "tracing"} {
+			delete(b, k)
+		}
 	}
 	out, err := json.MarshalIndent(b, "", "  ")
 	if err != nil {

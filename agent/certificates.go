@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
 	"github.com/carrick-mesh/carrick/identity"
 )
 
@@ -114,6 +116,19 @@ func (c *Certificates) SetRoots(b []byte) error {
 	c.mu.Unlock()
 	c.retrust()
 	c.wake()
+	return nil
+}
+
+// setRootsSecret takes the roots as the secret ROOTCA of xDS.
+func (c *Certificates) setRootsSecret(s *tlspb.Secret) error {
+	ca := s.GetValidationContext().GetTrustedCa()
+	b := ca.GetInlineBytes()
+	if b == nil {
+		b = []byte(ca.GetInlineString())
+	}
+	if err := c.SetRoots(b); err != nil {
+		return fmt.Errorf("secret %s: validation_context.trusted_ca: %w", rootsName, err)
+	}
 	return nil
 }
 

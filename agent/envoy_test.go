@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/resource"
 )
 
@@ -113,8 +114,19 @@ func TestBootstrap(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := mustConfig(t, c.config)
 			p := ports{15021, 15090}
-			b, err := bootstrap(node(c.router, c.pod, c.meta, cfg, p), cfg, p, c.pod.IPs[0].Is6())
+			n := node(c.router, c.pod, c.meta, cfg, p)
+			b, err := bootstrap(n, cfg, p, Builtin, c.pod.IPs[0].Is6())
 			if err != nil {
+				t.Fatal(err)
+			}
+			boot, err := config.ParseBootstrap(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := new(config.Compiler).Compile(boot.Static); err != nil {
+				t.Error(err)
+			}
+			if b, err = bootstrap(n, cfg, p, Envoy, c.pod.IPs[0].Is6()); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, c.name+".json", b)

@@ -222,12 +222,8 @@ func (s *relayed) setRoots(res *discovery.Resource) error {
 	if err := res.GetResource().UnmarshalTo(sec); err != nil {
 		return fmt.Errorf("secret %s: %w", rootsName, err)
 	}
-	pem := sec.GetValidationContext().GetTrustedCa().GetInlineBytes()
-	if pem == nil {
-		pem = []byte(sec.GetValidationContext().GetTrustedCa().GetInlineString())
-	}
-	if err := s.certs.SetRoots(pem); err != nil {
-		return fmt.Errorf("secret %s: validation_context.trusted_ca: %w", rootsName, err)
+	if err := s.certs.setRootsSecret(sec); err != nil {
+		return err
 	}
 	s.relay.mu.Lock()
 	s.version = res.Version

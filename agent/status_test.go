@@ -198,7 +198,7 @@ func FuzzParseProxyConfig(f *testing.F) {
 			return
 		}
 		p := ports{15021, 15090}
-		if _, err := bootstrap(node(false, testPod(), testMeta(), cfg, p), cfg, p, false); err != nil && !strings.Contains(err.Error(), "zipkin") {
+		if _, err := bootstrap(node(false, testPod(), testMeta(), cfg, p), cfg, p, Envoy, false); err != nil && !strings.Contains(err.Error(), "zipkin") {
 			t.Errorf("%q: %v", s, err)
 		}
 	})
