@@ -187,6 +187,12 @@ func (b *builder) meshConfig(o *MeshConfig, gone bool) {
 	if proto.Equal(last.Spec, next.Spec) && proto.Equal(last.networks, next.networks) {
 		return
 	}
+	if proto.Equal(last.LocalityLB, next.LocalityLB) {
+		next.LocalityLB = last.LocalityLB // the same pointer, for the same content
+	}
+	if proto.Equal(last.Retry, next.Retry) {
+		next.Retry = last.Retry
+	}
 	b.config, b.policies = next, &Policies{next.RootNamespace, b.policies.all}
 	b.touched, b.networked, b.filing, b.all = true, true, true, true
 }

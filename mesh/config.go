@@ -7,18 +7,22 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 )
 
 // Config is the local cluster's MeshConfig with Istio's defaults filled in. Immutable.
 type Config struct {
-	Spec           *meshconfig.MeshConfig // as the user wrote it; never nil
-	TrustDomain    string                 // default "cluster.local"
-	TrustAliases   []string               // other trust domains whose workloads count as ours, in order
-	RootNamespace  string                 // default the system namespace
-	ConnectTimeout time.Duration          // default 10 s
-	AutoMTLS       bool                   // default true
-	AllowAny       bool                   // outboundTrafficPolicy; default true
-	IngressClass   string
+	Spec           *meshconfig.MeshConfig                  // as the user wrote it; never nil
+	TrustDomain    string                                  // default "cluster.local"
+	TrustAliases   []string                                // other trust domains whose workloads count as ours, in order
+	RootNamespace  string                                  // default the system namespace
+	ConnectTimeout time.Duration                           // default 10 s
+	AutoMTLS       bool                                    // default true
+	AllowAny       bool                                    // outboundTrafficPolicy; default true
+	IngressClass   string                                  // default "istio"
+	LocalityLB     *networking.LocalityLoadBalancerSetting // may be nil
+
+	Retry *networking.HTTPRetry // of routes that say nothing; nil for Istio's default
 
 	networks *meshconfig.MeshNetworks
 	local    []string // host patterns that stay in their cluster
@@ -39,6 +43,7 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	c.AutoMTLS = spec.GetEnableAutoMtls() == nil || spec.GetEnableAutoMtls().GetValue()
 	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
 	c.IngressClass = or(spec.GetIngressClass(), "istio")
+	c.LocalityLB, c.Retry = spec.GetLocalityLbSetting(), spec.GetDefaultHttpRetryPolicy()
 	c.local = []string{
 		"*.kube-system.svc." + s.Domain,
 		"kubernetes.default.svc." + s.Domain,

@@ -93,7 +93,7 @@ func (b *builder) fileRoutes(old, now *VirtualService) {
 }
 
 func (b *builder) route(v *VirtualService) *Route {
-	r := &Route{VirtualService: v, exportTo: exportTo(v.Spec.GetExportTo(), b.config.Spec.GetDefaultVirtualServiceExportTo())}
+	r := &Route{VirtualService: v, exportTo: exportTo(v.Spec.GetExportTo(), b.config.Spec.GetDefaultVirtualServiceExportTo()), domain: b.settings.Domain}
 	for d := range v.Destinations() {
 		r.hosts = append(r.hosts, b.Resolve(d.GetHost(), v.Namespace))
 	}

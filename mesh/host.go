@@ -16,6 +16,7 @@ type Host struct {
 	Rules     []*Rule      // in the order of namespace
 	Routes    []*Route     // of gateway "mesh", the oldest first
 	Targets   *Targets     // what Routes lead to; nil without Routes
+	Root      string       // the namespace whose rules hold for all
 	place     string       // the name with the namespace first, so that its hosts are neighbours
 }
 
@@ -55,7 +56,11 @@ type Route struct {
 	*VirtualService
 	exportTo []string
 	hosts    []string // that it leads to, in full
+	domain   string
 }
+
+// Resolve returns the full name of a host that the VirtualService names.
+func (r *Route) Resolve(host string) string { return resolve(host, r.Namespace, r.domain) }
 
 // Visible reports whether the VirtualService holds for clients of that namespace.
 func (r *Route) Visible(client string) bool { return visible(r.exportTo, r.Namespace, client) }
@@ -159,6 +164,10 @@ func find(leaves []*Leaf, place string) int {
 	}
 	return i
 }
+
+// Find returns the index of the leaf of a Snapshot's that has l's first host or would have it, or -1 if
+// there is no leaf: where l was, if it is one of a later Snapshot.
+func Find(leaves []*Leaf, l *Leaf) int { return find(leaves, l.Hosts[0].place) }
 
 func search(hosts []*Host, place string) (int, bool) {
 	return slices.BinarySearchFunc(hosts, place, func(h *Host, p string) int { return strings.Compare(h.place, p) })

@@ -16,6 +16,9 @@ func (b *builder) remake() {
 		if old == nil || old.Service != h.Service || !slices.Equal(old.Routes, h.Routes) {
 			changed[name] = true
 		}
+		if old == nil || old.Service != h.Service || !slices.Equal(old.Rules, h.Rules) || old.Root != h.Root {
+			b.stamp = &Stamp{}
+		}
 		if old == nil || !old.same(h) {
 			b.replace(h)
 		}
@@ -50,7 +53,7 @@ func (h *Host) leadsTo(hosts map[string]bool) bool {
 }
 
 func (h *Host) same(o *Host) bool {
-	return h.Service == o.Service && h.Endpoints == o.Endpoints && h.Accounts == o.Accounts && h.Targets == o.Targets &&
+	return h.Service == o.Service && h.Endpoints == o.Endpoints && h.Accounts == o.Accounts && h.Targets == o.Targets && h.Root == o.Root &&
 		slices.Equal(h.Rules, o.Rules) && slices.Equal(h.Routes, o.Routes)
 }
 
@@ -92,7 +95,7 @@ func (b *builder) host(name string, old *Host) *Host {
 	if old == nil {
 		old = &Host{}
 	}
-	h := &Host{Name: name, place: place(name), Targets: old.Targets}
+	h := &Host{Name: name, place: place(name), Targets: old.Targets, Root: b.config.RootNamespace}
 	h.Rules, h.Routes = about(b.rulesOf, name), about(b.routesOf, name)
 	namespace, service, ok := b.serviceOf(name)
 	if !ok {

@@ -30,6 +30,7 @@ type Snapshot struct {
 	health      *Table[*GatewayHealth]
 	refusals    *Table[*refusal]
 	networks    *Networks
+	stamp       *Stamp
 
 	routesOf *Table[*hostRoutes] // by host name or pattern
 	rulesOf  *Table[*hostRules]
@@ -186,12 +187,15 @@ func (s *Snapshot) Findings() (all []Finding) {
 // Networks returns what is known of networks and their gateways. Never nil.
 func (s *Snapshot) Networks() *Networks { return s.networks }
 
+// Stamp is another whenever the Service of some host, or the rules about it, are.
+type Stamp struct{ _ byte }
+
+// Stamp returns the Stamp of the hosts, which tells whether what was looked up by Host may be another
+// now. Endpoints do not count.
+func (s *Snapshot) Stamp() *Stamp { return s.stamp }
+
 // Leaves returns all hosts, neighbours together.
 func (s *Snapshot) Leaves() []*Leaf { return s.leaves }
-
-// Find returns the index of the leaf that has l's first host, or would have it, or -1 if there is no
-// leaf. It is where l was if it has changed since.
-func (s *Snapshot) Find(l *Leaf) int { return find(s.leaves, l.Hosts[0].place) }
 
 // Hosts yields all hosts, in the order of leaves.
 func (s *Snapshot) Hosts() iter.Seq[*Host] {
@@ -225,10 +229,15 @@ func (s *Snapshot) HostName(namespace, service string) string {
 // Resolve returns the full name of a host that an object of that namespace names: a name without dots
 // is a Service of the namespace, any other is taken as it is, in lower case.
 func (s *Snapshot) Resolve(host, namespace string) string {
+	return resolve(host, namespace, s.settings.Domain)
+}
+
+func resolve(host, namespace, domain string) string {
+	host = strings.ToLower(host)
 	if host == "" || strings.ContainsAny(host, ".*:") {
-		return strings.ToLower(host)
+		return host
 	}
-	return s.HostName(namespace, strings.ToLower(host))
+	return host + "." + namespace + ".svc." + domain
 }
 
 // serviceOf is the opposite of HostName.
@@ -274,3 +283,6 @@ func (s *Snapshot) nodeLocality(cluster, node string) Locality {
 	}
 	return Locality{}
 }
+
+// Credentials returns the TLS material of the local cluster, by namespace and name.
+func (s *Snapshot) Credentials() *Table[*Credential] { return s.credentials }

@@ -1,0 +1,317 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+// clusterRow is what the clusters of a host depend on.
+type clusterRow struct {
+	svc      *mesh.HostService
+	accounts *mesh.Accounts
+	rule     *mesh.Rule
+	networks string // of the endpoints, sorted, joined by commas
+}
+
+// clusterView is what of a proxy its clusters depend on.
+type clusterView struct {
+	dialect  Dialect
+	router   bool
+	cluster  string
+	network  string
+	sni      bool // it passes connections through to clusters named by SNI
+	settings clusterSettings
+}
+
+// clusterSettings are those of MeshConfig that clusters depend on.
+type clusterSettings struct {
+	timeout time.Duration
+	autoTLS bool
+	trust   string // trust domains, the own one first, joined by commas
+}
+
+func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
+	if h.Service == nil || !h.Service.Visible(client) {
+		return r, false
+	}
+	var networks []string
+	for i := range h.Endpoints.List {
+		if n := h.Endpoints.List[i].Network; !slices.Contains(networks, n) {
+			networks = append(networks, n)
+		}
+	}
+	slices.Sort(networks)
+	return clusterRow{h.Service, h.Accounts, ruleOf(h, client), strings.Join(networks, ",")}, true
+}
+
+// ruleOf returns the DestinationRule that holds for a client: one of its own namespace, or of the
+// service's, or of the root's.
+func ruleOf(h *mesh.Host, client string) *mesh.Rule {
+	for _, ns := range [...]string{client, h.Service.Namespace, h.Root} {
+		for _, r := range h.Rules {
+			if r.Namespace == ns && ns != "" && r.Visible(client) {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
+	return clusterView{p.Dialect, p.Router, p.Cluster, p.Network, w.passthrough != "", clusterSettingsOf(s.Config())}
+}
+
+func clusterSettingsOf(c *mesh.Config) clusterSettings {
+	return clusterSettings{c.ConnectTimeout, c.AutoMTLS, trustOf(c)}
+}
+
+func trustOf(c *mesh.Config) string {
+	return strings.Join(append([]string{c.TrustDomain}, c.TrustAliases...), ",")
+}
+
+func (r clusterRow) need() need {
+	return need{cluster: differ(r.svc), network: r.networks != "", router: r.svc.Parts[0].Headless}
+}
+
+// differ reports whether a service does not look the same in all clusters that have it.
+func differ(s *mesh.HostService) bool {
+	for _, p := range s.Parts[1:] {
+		if p.Headless != s.Parts[0].Headless || p.Type != s.Parts[0].Type || !slices.Equal(p.Ports, s.Parts[0].Ports) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v clusterView) narrow(n need) clusterView {
+	if !n.cluster {
+		v.cluster = ""
+	}
+	if !n.network {
+		v.network = ""
+	}
+	if !n.router {
+		v.router = false
+	}
+	return v
+}
+
+func buildClusters(r clusterRow, v clusterView) (m made) {
+	part := r.svc.In(v.cluster)
+	for _, p := range part.Ports {
+		if p.Protocol() == mesh.UDP {
+			continue
+		}
+		for _, subset := range subsetsOf(r.rule) {
+			c := r.cluster(v, part, p, subset)
+			m.resources = append(m.resources, newResource(c.Name, c))
+			if v.sni && part.Type != mesh.ExternalName {
+				c := r.sniCluster(v, part, p, subset)
+				m.resources = append(m.resources, newResource(c.Name, c))
+			}
+		}
+	}
+	return m
+}
+
+// cluster returns the cluster of one port and subset (nil is the whole) of a host.
+func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePort, subset *networking.Subset) *clusterv3.Cluster {
+	name := clusterName(p.Number, subset.GetName(), r.svc.Host)
+	if v.dialect == GRPC {
+		return r.grpcCluster(v, name, p, subset)
+	}
+	c := r.edsCluster(v, name, p, subset)
+	policy := policyFor(r.rule, subset, p.Number)
+	http := &httpv3.HttpProtocolOptions{}
+	applyPool(c, http, policy.GetConnectionPool())
+	applyOutlier(c, policy.GetOutlierDetection())
+	applyBalancer(c, policy.GetLoadBalancer())
+	r.locality(c, policy)
+	switch {
+	case part.Type == mesh.ExternalName:
+		dnsCluster(c, part.ExternalName, p)
+	case part.Headless && !v.router:
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
+		c.LbPolicy, c.EdsClusterConfig, c.LbConfig = clusterv3.Cluster_CLUSTER_PROVIDED, nil, nil
+	}
+	if r.wide(v) {
+		keepWideAlive(c)
+	}
+	http2 := p.Protocol().IsHTTP2() || p.Protocol() == mesh.HTTP && policy.GetConnectionPool().GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+	r.secure(c, v, p, subset, policy.GetTls(), http2)
+	setProtocol(c, http, p.Protocol(), http2, policy.GetConnectionPool().GetHttp().GetUseClientProtocol())
+	return c
+}
+
+// edsCluster returns a cluster whose endpoints come by EDS under its own name, with what all have.
+func (r clusterRow) edsCluster(v clusterView, name string, p mesh.ServicePort, subset *networking.Subset) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: name},
+		ConnectTimeout:       span(v.settings.timeout),
+		LbPolicy:             clusterv3.Cluster_LEAST_REQUEST,
+		CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
+		CircuitBreakers:      breakers(noLimit()),
+		Metadata:             r.metadata(subset),
+	}
+}
+
+// sniCluster is what the chains of a gateway between networks lead to: connections that are passed
+// through as they are.
+func (r clusterRow) sniCluster(v clusterView, part *mesh.Service, p mesh.ServicePort, subset *networking.Subset) *clusterv3.Cluster {
+	c := r.edsCluster(v, sniName(p.Number, subset.GetName(), r.svc.Host), p, subset)
+	policy := policyFor(r.rule, subset, p.Number)
+	applyPool(c, &httpv3.HttpProtocolOptions{}, policy.GetConnectionPool())
+	applyOutlier(c, policy.GetOutlierDetection())
+	applyBalancer(c, policy.GetLoadBalancer())
+	r.locality(c, policy)
+	return c
+}
+
+func (r clusterRow) metadata(subset *networking.Subset) *core.Metadata {
+	kv := []any{"services", list_(structOf("host", text(r.svc.Host), "name", text(r.svc.Name), "namespace", text(r.svc.Namespace)))}
+	if r.rule != nil {
+		kv = append(kv, "config", text("/apis/networking.istio.io/v1alpha3/namespaces/"+r.rule.Namespace+"/destination-rule/"+r.rule.Name))
+		if subset != nil {
+			kv = append(kv, "subset", text(subset.Name))
+		}
+	}
+	return &core.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": fields(kv...)}}
+}
+
+// wide reports whether some endpoints are behind another network's gateway.
+func (r clusterRow) wide(v clusterView) bool { return r.networks != "" && r.networks != v.network }
+
+// keepWideAlive sees to it that a cut between networks, of which no packet tells, is noticed within
+// five seconds, idle (keepalive) or not (TCP_USER_TIMEOUT).
+func keepWideAlive(c *clusterv3.Cluster) {
+	if c.UpstreamConnectionOptions == nil {
+		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{
+			TcpKeepalive: &core.TcpKeepalive{KeepaliveProbes: u32(3), KeepaliveTime: u32(2), KeepaliveInterval: u32(1)},
+		}
+	}
+	const tcp, userTimeout = 6, 18
+	c.UpstreamBindConfig = &core.BindConfig{SocketOptions: []*core.SocketOption{{
+		Description: "TCP_USER_TIMEOUT, ms", Level: tcp, Name: userTimeout,
+		Value: &core.SocketOption_IntValue{IntValue: 5000}, State: core.SocketOption_STATE_PREBIND,
+	}}}
+}
+
+// locality makes the weights of localities count where endpoints are ordered by locality.
+func (r clusterRow) locality(c *clusterv3.Cluster, policy *networking.TrafficPolicy) {
+	if prefersLocality(policy) {
+		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		}
+	}
+}
+
+func dnsCluster(c *clusterv3.Cluster, host string, p mesh.ServicePort) {
+	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+	c.EdsClusterConfig = nil
+	c.RespectDnsTtl, c.DnsLookupFamily, c.DnsRefreshRate = true, clusterv3.Cluster_V4_PREFERRED, seconds(60)
+	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+		LbEndpoints: []*endpointv3.LbEndpoint{{
+			HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, uint32(p.Number))}},
+			LoadBalancingWeight: u32(1),
+		}},
+		LoadBalancingWeight: u32(1),
+	}}}
+}
+
+// secure sets how connections are encrypted: as the rule says or, if it says nothing, mutual TLS to
+// each endpoint that is marked to take it.
+func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePort, subset *networking.Subset, tls *networking.ClientTLSSettings, http2 bool) {
+	alpn := alpnTCP
+	switch {
+	case http2:
+		alpn = alpnHTTP2
+	case p.Protocol() == mesh.HTTP:
+		alpn = alpnHTTP
+	}
+	sni := sniName(p.Number, subset.GetName(), r.svc.Host)
+	peers := accountSANs(r.accounts, strings.Split(v.settings.trust, ","))
+	if tls != nil {
+		switch tls.Mode {
+		case networking.ClientTLSSettings_DISABLE:
+		case networking.ClientTLSSettings_ISTIO_MUTUAL:
+			if tls.Sni != "" {
+				sni = tls.Sni
+			}
+			c.TransportSocket = clientTLS(sni, alpn, peers)
+		default:
+			c.TransportSocket = ruleTLS(tls, http2)
+		}
+		return
+	}
+	if !v.settings.autoTLS {
+		return
+	}
+	c.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{
+		{Name: "tlsMode-istio", Match: fields("tlsMode", text("istio")), TransportSocket: clientTLS(sni, alpn, peers)},
+		{Name: "tlsMode-disabled", Match: fields(), TransportSocket: plaintext()},
+	}
+}
+
+const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// setProtocol says which HTTP the upstream speaks: what the port's protocol says, or what the client does
+// where the protocol is looked for in the first bytes.
+func setProtocol(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, p mesh.Protocol, http2, asClient bool) {
+	switch {
+	case p == mesh.Auto || asClient:
+		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{},
+			},
+		}
+	case http2:
+		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &core.Http2ProtocolOptions{}},
+		}}
+	case http.CommonHttpProtocolOptions != nil:
+		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}},
+		}}
+	default:
+		return
+	}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: toAny(http)}
+}
+
+// Clusters that do not depend on services.
+
+func blackHoleCluster(v clusterSettings) *resource.Resource {
+	return newResource(blackHole, &clusterv3.Cluster{
+		Name: blackHole, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout: span(v.timeout), LbPolicy: clusterv3.Cluster_ROUND_ROBIN,
+	})
+}
+
+// originalDst returns a cluster that leads to where the connection was going before it was redirected.
+func originalDst(name string, v clusterSettings, bind *core.BindConfig, asClient bool) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
+		ConnectTimeout: span(v.timeout), LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED,
+		CircuitBreakers: breakers(noLimit()), UpstreamBindConfig: bind,
+	}
+	if asClient {
+		http := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &core.HttpProtocolOptions{IdleTimeout: seconds(300)}}
+		setProtocol(c, http, mesh.Auto, false, true)
+	}
+	return c
+}

@@ -1,0 +1,314 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// endpointRow is what the endpoints of a host depend on.
+type endpointRow struct {
+	svc  *mesh.HostService
+	eps  *mesh.Endpoints
+	rule *mesh.Rule
+}
+
+// endpointView is what of a proxy its endpoints depend on.
+type endpointView struct {
+	dialect  Dialect
+	router   bool
+	cluster  string
+	network  string
+	only     string // the networks, joined by commas, of which alone it sees endpoints; "" is all
+	locality mesh.Locality
+	families Family
+	networks *mesh.Networks
+	prefer   *networking.LocalityLoadBalancerSetting // MeshConfig's
+	autoTLS  bool
+	sni      bool
+}
+
+func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
+	if h.Service == nil || !h.Service.Visible(client) {
+		return r, false
+	}
+	return endpointRow{h.Service, h.Endpoints, ruleOf(h, client)}, true
+}
+
+func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
+	return endpointView{
+		p.Dialect, p.Router, p.Cluster, p.Network, p.View, p.Locality, p.Families,
+		s.Networks(), s.Config().LocalityLB, s.Config().AutoMTLS, w.passthrough != "",
+	}
+}
+
+func (r endpointRow) need() need {
+	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: r.svc.Parts[0].Headless}
+	for _, subset := range subsetsOf(r.rule) {
+		for _, p := range r.svc.Parts[0].Ports {
+			policy := policyFor(r.rule, subset, p.Number)
+			if prefersLocality(policy) {
+				n.locality = true
+			}
+		}
+	}
+	return n
+}
+
+func (v endpointView) narrow(n need) endpointView {
+	if !n.cluster {
+		v.cluster = ""
+	}
+	if !n.router {
+		v.router = false
+	}
+	if !n.locality {
+		v.locality, v.prefer = mesh.Locality{}, nil
+	}
+	return v
+}
+
+func buildEndpoints(r endpointRow, v endpointView) (m made) {
+	part := r.svc.In(v.cluster)
+	if part.Type == mesh.ExternalName || part.Headless && !v.router && v.dialect != GRPC {
+		if !v.sni {
+			return m // these clusters do not ask for endpoints
+		}
+	}
+	for _, p := range part.Ports {
+		if p.Protocol() == mesh.UDP {
+			continue
+		}
+		for _, subset := range subsetsOf(r.rule) {
+			policy := policyFor(r.rule, subset, p.Number)
+			if policy.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
+				continue
+			}
+			localities := r.localities(v, p.Number, subset, policy)
+			add := func(name string) {
+				m.resources = append(m.resources, newResource(name, &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: localities}))
+			}
+			if part.Type != mesh.ExternalName {
+				add(clusterName(p.Number, subset.GetName(), r.svc.Host))
+				if v.sni {
+					add(sniName(p.Number, subset.GetName(), r.svc.Host))
+				}
+			}
+		}
+	}
+	return m
+}
+
+// remote is what stands behind the gateways of one network.
+type remote struct {
+	weight   uint32
+	cluster  string // "" if several
+	locality mesh.Locality
+}
+
+// localities returns the endpoints of one port and subset as a proxy sees them: those of its own network
+// by their addresses, and for each other network its gateways, with the weight of what is behind them.
+func (r endpointRow) localities(v endpointView, port uint16, subset *networking.Subset, policy *networking.TrafficPolicy) []*endpointv3.LocalityLbEndpoints {
+	byLocality := map[mesh.Locality][]*endpointv3.LbEndpoint{}
+	remotes := map[string]*remote{}
+	scale := uint32(1)
+	if v.dialect != GRPC {
+		scale = gatewayScale(v.networks)
+	}
+	list := r.eps.On(port)
+	for i := range list {
+		e := &list[i]
+		if !e.Ready || !r.sees(v, e) || !selects(subset, e) {
+			continue
+		}
+		if e.Network != v.network {
+			if e.TLS && v.autoTLS && mutual(policy.GetTls()) && v.dialect != GRPC {
+				count(remotes, e)
+			}
+			continue
+		}
+		if ip := address(e, v.families); ip != "" {
+			byLocality[e.Locality] = append(byLocality[e.Locality], podEndpoint(e, ip, scale))
+		}
+	}
+	for _, network := range sortedKeys(remotes) {
+		x := remotes[network]
+		byLocality[x.locality] = append(byLocality[x.locality], gatewayEndpoints(v, network, x, scale)...)
+	}
+	out := make([]*endpointv3.LocalityLbEndpoints, 0, len(byLocality))
+	for l, eps := range byLocality {
+		if len(eps) == 0 {
+			continue
+		}
+		var weight uint32
+		for _, e := range eps {
+			weight += e.LoadBalancingWeight.Value
+		}
+		out = append(out, &endpointv3.LocalityLbEndpoints{
+			Locality:    &core.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.Subzone},
+			LbEndpoints: eps, LoadBalancingWeight: u32(weight),
+		})
+	}
+	slices.SortFunc(out, func(a, b *endpointv3.LocalityLbEndpoints) int {
+		x, y := a.Locality, b.Locality
+		return cmp.Or(strings.Compare(x.Region, y.Region), strings.Compare(x.Zone, y.Zone), strings.Compare(x.SubZone, y.SubZone))
+	})
+	return prefer(out, v, policy)
+}
+
+func (r endpointRow) sees(v endpointView, e *mesh.Endpoint) bool {
+	if r.svc.ClusterLocal && e.Cluster != v.cluster {
+		return false
+	}
+	return v.only == "" || slices.Contains(strings.Split(v.only, ","), e.Network)
+}
+
+func selects(subset *networking.Subset, e *mesh.Endpoint) bool {
+	for k, want := range subset.GetLabels() {
+		if e.Label(k) != want {
+			return false
+		}
+	}
+	return true
+}
+
+// mutual reports whether a rule's TLS settings let a connection pass a gateway between networks.
+func mutual(t *networking.ClientTLSSettings) bool {
+	return t == nil || t.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL
+}
+
+func address(e *mesh.Endpoint, f Family) string {
+	if f&IPv4 != 0 && e.IPv4 != "" {
+		return e.IPv4
+	}
+	if f&IPv6 != 0 {
+		return e.IPv6
+	}
+	return ""
+}
+
+func count(remotes map[string]*remote, e *mesh.Endpoint) {
+	x := remotes[e.Network]
+	if x == nil {
+		remotes[e.Network] = &remote{1, e.Cluster, e.Locality}
+		return
+	}
+	x.weight++
+	if x.cluster != e.Cluster {
+		x.cluster = ""
+	}
+	x.locality = commonLocality(x.locality, e.Locality)
+}
+
+// commonLocality returns as much as two localities share: a gateway can be listed once only, whatever is
+// behind it, for Envoy drops the second of two equal addresses.
+func commonLocality(a, b mesh.Locality) mesh.Locality {
+	switch {
+	case a.Region != b.Region:
+		return mesh.Locality{}
+	case a.Zone != b.Zone:
+		return mesh.Locality{Region: a.Region}
+	case a.Subzone != b.Subzone:
+		return mesh.Locality{Region: a.Region, Zone: a.Zone}
+	}
+	return a
+}
+
+func podEndpoint(e *mesh.Endpoint, ip string, weight uint32) *endpointv3.LbEndpoint {
+	meta := map[string]*structpb.Struct{"istio": fields("workload", text(workloadOf(e)))}
+	if e.TLS {
+		meta["envoy.transport_socket_match"] = fields("tlsMode", text("istio"))
+	}
+	return &endpointv3.LbEndpoint{
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(ip, uint32(e.Port))}},
+		HealthStatus:        core.HealthStatus_HEALTHY,
+		LoadBalancingWeight: u32(weight),
+		Metadata:            &core.Metadata{FilterMetadata: meta},
+	}
+}
+
+// workloadOf returns "workload;namespace;canonical name;canonical revision;cluster".
+func workloadOf(e *mesh.Endpoint) string {
+	if e.Pod == nil {
+		return ";;;;" + e.Cluster
+	}
+	l, name := e.Pod.Labels, e.Pod.Workload
+	if name == "" {
+		name = e.Pod.Name
+	}
+	canonical := cmp.Or(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], name)
+	revision := cmp.Or(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"])
+	return strings.Join([]string{name, e.Pod.Namespace, canonical, revision, e.Cluster}, ";")
+}
+
+// gatewayEndpoints returns the gateways of a network that answer, the weight split among them; if none
+// answers, all, marked so that requests fail at once rather than hang.
+func gatewayEndpoints(v endpointView, network string, x *remote, scale uint32) (out []*endpointv3.LbEndpoint) {
+	gateways := usable(v.networks.To(network))
+	for _, g := range gateways {
+		e := &endpointv3.LbEndpoint{
+			HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(g.Address, uint32(g.Port))}},
+			LoadBalancingWeight: u32(x.weight * scale / uint32(len(gateways))),
+			Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
+				"istio":                        fields("workload", text(";;;;"+cmp.Or(x.cluster, g.Cluster))),
+				"envoy.transport_socket_match": fields("tlsMode", text("istio")),
+			}},
+		}
+		if g.Down {
+			e.HealthStatus = core.HealthStatus_UNHEALTHY
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func usable(all []mesh.NetworkGateway) []mesh.NetworkGateway {
+	var up []mesh.NetworkGateway
+	for _, g := range all {
+		if !g.Down {
+			up = append(up, g)
+		}
+	}
+	if up == nil {
+		return all
+	}
+	return up
+}
+
+// gatewayScale returns what all weights are multiplied by, so that they can be split evenly among the
+// gateways of each network: the least common multiple of their numbers, bounded.
+func gatewayScale(n *mesh.Networks) uint32 {
+	scale := uint32(1)
+	for i := 0; i < len(n.Gateways); {
+		all := n.To(n.Gateways[i].Network)
+		k := uint32(len(usable(all)))
+		if next := scale / gcd(scale, k) * k; next <= 1<<12 {
+			scale = next
+		}
+		i += len(all)
+	}
+	return scale
+}
+
+func gcd(a, b uint32) uint32 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,220 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// gateway is what the own resources of a gateway depend on.
+type gateway struct {
+	families  Family
+	namespace string
+	http      httpSettings
+	settings  clusterSettings
+	retry     *networking.HTTPRetry
+	hops      uint32 // trusted proxies before it
+	servers   []*server
+	secrets   []*mesh.Credential // of which some server makes use, by name
+}
+
+// server is one server of a Gateway that selects the proxy.
+type server struct {
+	*networking.Server
+	gateway  *mesh.Gateway
+	bind     uint16 // where the proxy listens
+	services []*binding
+}
+
+// binding is a VirtualService bound to a server, the oldest first, and what it leads to.
+type binding struct {
+	*mesh.VirtualService
+	hosts   []string // of its own, that the server serves
+	targets map[string]*mesh.HostService
+	rules   map[string]*mesh.Rule // that hash requests, by host
+	resolve func(host string) string
+}
+
+// gatewayOf looks up the Gateways that select a proxy, the VirtualServices bound to them, and what these
+// lead to.
+func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
+	c := s.Config()
+	g := &gateway{
+		families: p.Families, namespace: p.Namespace, http: httpSettingsOf(c), settings: clusterSettingsOf(c), retry: c.Retry,
+		hops: c.Spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(),
+	}
+	labels := labelMap(p.Labels)
+	ports := bindPorts(s, p)
+	gateways := slices.SortedFunc(s.Gateways().All(), func(a, b *mesh.Gateway) int { return older(&a.Meta, &b.Meta) })
+	routes := slices.SortedFunc(s.VirtualServices().All(), func(a, b *mesh.VirtualService) int { return older(&a.Meta, &b.Meta) })
+	for _, gw := range gateways {
+		if !mesh.Selects(gw.Spec.GetSelector(), labels) {
+			continue
+		}
+		for _, x := range gw.Spec.GetServers() {
+			n := uint16(x.GetPort().GetNumber())
+			srv := &server{Server: x, gateway: gw, bind: cmp.Or(ports[n], n)}
+			for _, v := range routes {
+				if b := bindTo(s, srv, v, p.Namespace); b != nil {
+					srv.services = append(srv.services, b)
+				}
+			}
+			g.servers = append(g.servers, srv)
+			g.addSecrets(s, x.GetTls())
+		}
+	}
+	return g
+}
+
+// bindPorts maps the ports of the services that select a gateway to where these lead to.
+func bindPorts(s *mesh.Snapshot, p Proxy) map[uint16]uint16 {
+	ports := map[uint16]uint16{}
+	for _, svc := range instances(s, p) {
+		for _, port := range svc.Ports {
+			if n := targetPort(p, port); n != 0 && ports[port.Number] == 0 {
+				ports[port.Number] = n
+			}
+		}
+	}
+	return ports
+}
+
+func (g *gateway) addSecrets(s *mesh.Snapshot, tls *networking.ServerTLSSettings) {
+	if tls.GetCredentialName() == "" {
+		return
+	}
+	for _, name := range []string{tls.CredentialName, tls.CredentialName + "-cacert"} {
+		if c := s.Credential(g.namespace, name); c != nil && !slices.Contains(g.secrets, c) {
+			g.secrets = append(g.secrets, c)
+		}
+	}
+}
+
+// bindTo returns what of a VirtualService is for a server, or nil.
+func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, proxyNamespace string) *binding {
+	name := srv.gateway.Namespace + "/" + srv.gateway.Name
+	if !slices.ContainsFunc(v.Spec.GetGateways(), func(g string) bool { return qualify(g, v.Namespace) == name }) {
+		return nil
+	}
+	resolve := func(host string) string { return s.Resolve(host, v.Namespace) }
+	b := &binding{VirtualService: v, resolve: resolve, targets: map[string]*mesh.HostService{}, rules: map[string]*mesh.Rule{}}
+	for _, h := range v.Spec.GetHosts() {
+		for _, x := range srv.GetHosts() {
+			if host, ok := serves(x, s.Resolve(h, v.Namespace), v.Namespace, srv.gateway.Namespace); ok && !slices.Contains(b.hosts, host) {
+				b.hosts = append(b.hosts, host)
+			}
+		}
+	}
+	if len(b.hosts) == 0 {
+		return nil
+	}
+	for d := range v.Destinations() {
+		host := s.Resolve(d.GetHost(), v.Namespace)
+		h := s.Host(host)
+		if h == nil || h.Service == nil {
+			continue
+		}
+		b.targets[host] = h.Service
+		if r := ruleOf(h, proxyNamespace); r != nil && hashes(r) {
+			b.rules[host] = r
+		}
+	}
+	return b
+}
+
+// serves returns the more particular of what a server serves (as "namespace/host" or "host") and a host of
+// a VirtualService, if they have something in common.
+func serves(pattern, host, namespace, gatewayNamespace string) (string, bool) {
+	if ns, rest, ok := strings.Cut(pattern, "/"); ok {
+		if ns == "." {
+			ns = gatewayNamespace
+		}
+		if ns != "*" && ns != namespace {
+			return "", false
+		}
+		pattern = rest
+	}
+	pattern = strings.ToLower(pattern)
+	switch {
+	case mesh.MatchHost(pattern, host):
+		return host, true
+	case strings.HasPrefix(host, "*") && mesh.MatchHost(host, pattern):
+		return pattern, true
+	}
+	return "", false
+}
+
+func older(a, b *mesh.Meta) int {
+	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+// key says what the gateway is made of: the pointers of the mesh, which are equal for equal content only.
+func (g *gateway) key() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d %q %#v %#v %p %d", g.families, g.namespace, g.http, g.settings, g.retry, g.hops)
+	for _, s := range g.servers {
+		fmt.Fprintf(&b, " server %p %p %d", s.Server, s.gateway, s.bind)
+		for _, v := range s.services {
+			fmt.Fprintf(&b, " service %p %q", v.VirtualService, v.hosts)
+			for _, h := range sortedKeys(v.targets) {
+				fmt.Fprintf(&b, " %p %p", v.targets[h], v.rules[h])
+			}
+		}
+	}
+	for _, c := range g.secrets {
+		fmt.Fprintf(&b, " secret %p", c)
+	}
+	return b.String()
+}
+
+// isPassthrough reports whether a server exposes services to other networks by SNI.
+func (s *server) isPassthrough() bool {
+	return s.GetTls().GetMode() == networking.ServerTLSSettings_AUTO_PASSTHROUGH
+}
+
+// protocol of a server, as its port says.
+func (s *server) protocol() mesh.Protocol {
+	p, _ := mesh.ParseProtocol(s.GetPort().GetProtocol())
+	return p
+}
+
+// patterns returns the hosts of a server, without namespaces.
+func (s *server) patterns() (hosts []string) {
+	for _, h := range s.GetHosts() {
+		if _, rest, ok := strings.Cut(h, "/"); ok {
+			h = rest
+		}
+		hosts = append(hosts, strings.ToLower(h))
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// passthrough returns workload.passthrough of a gateway.
+func (g *gateway) passthrough() string {
+	byListener := map[string][]string{}
+	for _, s := range g.servers {
+		if s.isPassthrough() {
+			name, _, _ := listenOn(g.families, s.bind)
+			byListener[name] = append(byListener[name], s.patterns()...)
+		}
+	}
+	var specs []string
+	for _, name := range sortedKeys(byListener) {
+		hosts := byListener[name]
+		slices.Sort(hosts)
+		specs = append(specs, name+"="+strings.Join(slices.Compact(hosts), "|"))
+	}
+	return strings.Join(specs, ";")
+}
+
+// routeName is the name of the route table of a server that terminates TLS: each has its own.
+func (s *server) routeName() string {
+	return "https." + strconv.Itoa(int(s.GetPort().GetNumber())) + "." + s.GetPort().GetName() + "." + s.gateway.Name + "." + s.gateway.Namespace
+}

@@ -1,0 +1,271 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+// listenerRow is what the outbound listeners of a host depend on.
+type listenerRow struct {
+	svc     *mesh.HostService
+	eps     *mesh.Endpoints // of headless services only
+	rule    *mesh.Rule      // for the subsets that SNI names, where the leaf has an exposed host
+	route   *mesh.Route     // that has TCP or TLS routes
+	targets *mesh.Targets
+}
+
+// listenerView is what of a proxy its outbound listeners depend on.
+type listenerView struct {
+	dialect  Dialect
+	router   bool
+	cluster  string
+	network  string
+	families Family
+	pass     string // the ports and hosts that it passes through by SNI, see workload.passthrough
+	allowAny bool
+	http     httpSettings
+	labels   string
+}
+
+func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
+	if h.Service == nil || !h.Service.Visible(client) {
+		return r, false
+	}
+	r.svc = h.Service
+	if slices.ContainsFunc(h.Service.Parts, func(p *mesh.Service) bool { return p.Headless }) {
+		r.eps = h.Endpoints
+	}
+	if rule := ruleOf(h, client); rule != nil && len(rule.Spec.GetSubsets()) > 0 {
+		r.rule = rule
+	}
+	if x := routeOf(h, client); x != nil && len(x.Spec.GetTcp())+len(x.Spec.GetTls()) > 0 {
+		r.route, r.targets = x, h.Targets
+	}
+	return r, true
+}
+
+func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
+	return listenerView{p.Dialect, p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config()), p.Labels}
+}
+
+func (r listenerRow) need() need {
+	n := need{cluster: true, router: true, network: r.eps != nil}
+	if r.route != nil {
+		n.labels = sourceLabels(r.route)
+	}
+	return n
+}
+
+func (v listenerView) narrow(n need) listenerView {
+	if v.router && v.dialect != GRPC {
+		// A gateway has no listener of its own for a service, but those that SNI chooses by.
+		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http}
+	}
+	if !n.network {
+		v.network = ""
+	}
+	v.labels = pick(v.labels, n.labels)
+	return v
+}
+
+func buildListeners(r listenerRow, v listenerView) (m made) {
+	part := r.svc.In(v.cluster)
+	switch {
+	case v.dialect == GRPC:
+		return grpcListeners(r, v, part)
+	case v.router:
+		return r.passthroughChains(v, part)
+	}
+	for _, p := range part.Ports {
+		switch proto := p.Protocol(); {
+		case proto == mesh.UDP:
+		case proto.IsHTTP():
+			name, _, _ := listenOn(v.families, p.Number)
+			m.fragments = append(m.fragments, fragment{group: name})
+		case part.Cluster != v.cluster:
+			// Its addresses are of another cluster, and may be another service's here.
+		case part.Headless:
+			m.resources = append(m.resources, r.headless(v, p)...)
+		default:
+			for _, ip := range part.ClusterIPs {
+				if hasFamily(ip, v.families) {
+					m.resources = append(m.resources, r.listener(v, p, ip))
+				}
+			}
+		}
+	}
+	return m
+}
+
+func hasFamily(ip string, f Family) bool {
+	a, err := netip.ParseAddr(ip)
+	return err == nil && (a.Is4() && f&IPv4 != 0 || a.Is6() && f&IPv6 != 0)
+}
+
+// headless returns a listener for each pod of the proxy's own network: clients connect to these.
+func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (rs []*resource.Resource) {
+	if r.eps == nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, e := range r.eps.On(p.Number) {
+		ip := address(&e, v.families)
+		if !e.Ready || ip == "" || e.Network != v.network || seen[ip] {
+			continue
+		}
+		seen[ip] = true
+		l := r.listenerOf(v, p, ip, e.Port) // a client that resolves a pod connects to where it listens
+		rs = append(rs, newResource(l.Name, l))
+	}
+	return rs
+}
+
+func (r listenerRow) listener(v listenerView, p mesh.ServicePort, ip string) *resource.Resource {
+	l := r.listenerOf(v, p, ip, p.Number)
+	return newResource(l.Name, l)
+}
+
+// listenerOf returns the listener of one address of a service whose port is not known to speak HTTP.
+func (r listenerRow) listenerOf(v listenerView, p mesh.ServicePort, ip string, port uint16) *listenerv3.Listener {
+	name := ip + "_" + strconv.Itoa(int(port))
+	l := outboundListener(name, socketAddress(ip, uint32(port)), v.http)
+	own := weighted{clusterName(p.Number, "", r.svc.Host), 1}
+	if p.Protocol().IsTLS() {
+		l.FilterChains = append(l.FilterChains, r.tlsChains(v, p)...)
+		if len(l.FilterChains) > 0 {
+			l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
+		}
+	}
+	chain := &listenerv3.FilterChain{TransportSocketConnectTimeout: seconds(15)}
+	if to := r.tcpRoute(v, p); to != nil {
+		chain.Filters = v.http.tcp(own.cluster, to...)
+	} else {
+		chain.Filters = v.http.tcp(own.cluster, own)
+	}
+	if p.Protocol() == mesh.Auto {
+		route := r.svc.Host + ":" + strconv.Itoa(int(p.Number))
+		l.FilterChains = []*listenerv3.FilterChain{sniffedHTTP(v.http.connectionManager("outbound_"+name), route)}
+		l.ListenerFilters = []*listenerv3.ListenerFilter{sniffHTTP(nil)}
+		l.DefaultFilterChain = chain
+		return l
+	}
+	if len(l.FilterChains) > 0 {
+		l.DefaultFilterChain = chain
+		return l
+	}
+	l.FilterChains = []*listenerv3.FilterChain{chain}
+	return l
+}
+
+func outboundListener(name string, a *core.Address, s httpSettings) *listenerv3.Listener {
+	return &listenerv3.Listener{
+		Name: name, Address: a, BindToPort: boolean(false), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		ContinueOnListenerFiltersTimeout: true, ListenerFiltersTimeout: &durationpb.Duration{Seconds: s.detect / 1e9, Nanos: int32(s.detect % 1e9)},
+	}
+}
+
+// listenerFrame returns the listener that all services of one HTTP port share. Which service is meant,
+// the request's Host says.
+func listenerFrame(group string, v listenerView) frame {
+	_, portText, _ := strings.Cut(group, "_")
+	n, _ := strconv.ParseUint(portText, 10, 16)
+	name, a, more := listenOn(v.families, uint16(n))
+	if v.router {
+		return frame{head: encode(passthroughListener(name, a, more, v.http))}
+	}
+	l := outboundListener(name, a, v.http)
+	l.AdditionalAddresses = more
+	l.ListenerFilters = []*listenerv3.ListenerFilter{sniffHTTP(nil)}
+	l.FilterChains = []*listenerv3.FilterChain{sniffedHTTP(v.http.connectionManager("outbound_"+name), portText)}
+	to := otherwise(v.allowAny)
+	l.DefaultFilterChain = &listenerv3.FilterChain{Name: "PassthroughFilterChain", Filters: v.http.tcp(to, weighted{to, 1})}
+	return frame{head: encode(l)}
+}
+
+// otherwise is where traffic goes that the mesh knows nothing of.
+func otherwise(allowAny bool) string {
+	if allowAny {
+		return passthrough
+	}
+	return blackHole
+}
+
+// virtualOutbound takes all redirected connections, hands those that some listener is for over to it,
+// and lets the others through, or not.
+func virtualOutbound(f Family, allowAny bool, s httpSettings) *listenerv3.Listener {
+	_, a, more := listenOn(f, 15001)
+	to := otherwise(allowAny)
+	return &listenerv3.Listener{
+		Name: "virtualOutbound", Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
+		UseOriginalDst: boolean(true), MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: s.log.accessLogs(true),
+		FilterChains: []*listenerv3.FilterChain{
+			{Name: "virtualOutbound-blackhole", FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(15001)}, Filters: silentBlackHole()},
+			{Name: "virtualOutbound-catchall-tcp", Filters: s.tcp(to, weighted{to, 1})},
+		},
+	}
+}
+
+// tcpRoute returns where the host's VirtualService sends TCP connections, or nil if it does not say.
+func (r listenerRow) tcpRoute(v listenerView, p mesh.ServicePort) []weighted {
+	if r.route == nil {
+		return nil
+	}
+	for _, t := range r.route.Spec.GetTcp() {
+		if len(t.GetMatch()) == 0 || slices.ContainsFunc(t.GetMatch(), func(m *networking.L4MatchAttributes) bool {
+			return (m.GetPort() == 0 || m.GetPort() == uint32(p.Number)) && inMesh(m.GetGateways()) &&
+				len(m.GetDestinationSubnets()) == 0 && mesh.Selects(m.GetSourceLabels(), labelMap(v.labels))
+		}) {
+			return r.spread(t.GetRoute(), p.Number)
+		}
+	}
+	return nil
+}
+
+func inMesh(gateways []string) bool { return len(gateways) == 0 || slices.Contains(gateways, "mesh") }
+
+func (r listenerRow) spread(routes []*networking.RouteDestination, port uint16) (to []weighted) {
+	for _, d := range routes {
+		w := uint32(d.GetWeight())
+		if w == 0 {
+			if len(routes) > 1 {
+				continue
+			}
+			w = 1
+		}
+		to = append(to, weighted{destinationCluster(d.GetDestination(), r.targets.Service, r.route.Resolve, port), w})
+	}
+	return to
+}
+
+// tlsChains returns a chain for each TLS route of the host's VirtualService: chosen by SNI.
+func (r listenerRow) tlsChains(v listenerView, p mesh.ServicePort) (chains []*listenerv3.FilterChain) {
+	if r.route == nil {
+		return nil
+	}
+	for _, t := range r.route.Spec.GetTls() {
+		for _, m := range t.GetMatch() {
+			if m.GetPort() != 0 && m.GetPort() != uint32(p.Number) || !inMesh(m.GetGateways()) || !mesh.Selects(m.GetSourceLabels(), labelMap(v.labels)) {
+				continue
+			}
+			to := r.spread(t.GetRoute(), p.Number)
+			if len(to) == 0 || len(m.GetSniHosts()) == 0 {
+				continue
+			}
+			chains = append(chains, &listenerv3.FilterChain{
+				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: m.GetSniHosts()},
+				Filters:          v.http.tcp(to[0].cluster, to...), TransportSocketConnectTimeout: seconds(15),
+			})
+		}
+	}
+	return chains
+}

@@ -1,0 +1,57 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// A gateway between networks passes mutual TLS through as it is, to the cluster that the SNI names.
+// Its listener is an aggregate: each host gives the filter chains of its own ports and subsets.
+
+// passthroughChains returns a host's chains for each listener that exposes it.
+func (r listenerRow) passthroughChains(v listenerView, part *mesh.Service) (m made) {
+	if v.pass == "" || part.Type == mesh.ExternalName {
+		return m
+	}
+	for spec := range strings.SplitSeq(v.pass, ";") {
+		name, patterns, _ := strings.Cut(spec, "=")
+		exposed := slices.ContainsFunc(strings.Split(patterns, "|"), func(p string) bool { return mesh.MatchHost(p, r.svc.Host) })
+		if !exposed {
+			continue
+		}
+		f := fragment{group: name}
+		for _, p := range part.Ports {
+			if p.Protocol() == mesh.UDP {
+				continue
+			}
+			for _, subset := range subsetsOf(r.rule) {
+				sni := sniName(p.Number, subset.GetName(), r.svc.Host)
+				f.bytes = append(f.bytes, field(filterChainsField, &listenerv3.FilterChain{
+					FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: []string{sni}, ApplicationProtocols: meshALPN},
+					Filters:                       v.http.tcp(sni, weighted{sni, 1}),
+					TransportSocketConnectTimeout: seconds(15),
+				})...)
+			}
+		}
+		if len(f.bytes) > 0 {
+			m.fragments = append(m.fragments, f)
+		}
+	}
+	return m
+}
+
+const filterChainsField = 3 // Listener.filter_chains
+
+// passthroughListener returns the listener around these chains.
+func passthroughListener(name string, a *core.Address, more []*listenerv3.AdditionalAddress, s httpSettings) *listenerv3.Listener {
+	return &listenerv3.Listener{
+		Name: name, Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
+		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: s.log.accessLogs(true),
+		ListenerFilters: []*listenerv3.ListenerFilter{sniffTLS(nil)},
+	}
+}

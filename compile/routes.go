@@ -1,0 +1,247 @@
+package compile
+
+import (
+	"strconv"
+	"strings"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/resource"
+)
+
+// routeRow is what the routes to a host depend on.
+type routeRow struct {
+	svc     *mesh.HostService
+	route   *mesh.Route
+	targets *mesh.Targets
+	hash    *mesh.Rule // where it says to choose endpoints by a hash of the request
+	local   bool       // the client is in the service's namespace, and may use its short name
+	client  string     // its namespace, where a match names it
+}
+
+// routeView is what of a proxy its outbound routes depend on.
+type routeView struct {
+	dialect  Dialect
+	router   bool
+	cluster  string
+	families Family
+	allowAny bool
+	retry    *networking.HTTPRetry // MeshConfig's default; nil for Istio's
+	labels   string
+}
+
+func toRouteRow(h *mesh.Host, client string) (r routeRow, ok bool) {
+	if h.Service == nil || !h.Service.Visible(client) {
+		return r, false
+	}
+	r = routeRow{svc: h.Service, local: client == h.Service.Namespace}
+	if x := routeOf(h, client); x != nil && len(x.Spec.GetHttp()) > 0 {
+		r.route, r.targets = x, h.Targets
+		if namesNamespace(x, client) {
+			r.client = client
+		}
+	}
+	if rule := ruleOf(h, client); rule != nil && hashes(rule) {
+		r.hash = rule
+	}
+	return r, true
+}
+
+// routeOf returns the VirtualService that holds for a client: the first that it sees.
+func routeOf(h *mesh.Host, client string) *mesh.Route {
+	for _, r := range h.Routes {
+		if r.Visible(client) {
+			return r
+		}
+	}
+	return nil
+}
+
+func namesNamespace(r *mesh.Route, client string) bool {
+	for _, http := range r.Spec.GetHttp() {
+		for _, m := range http.GetMatch() {
+			if m.GetSourceNamespace() == client && client != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sourceLabels returns the label keys that some match of a VirtualService names, sorted, joined by commas.
+func sourceLabels(r *mesh.Route) string {
+	var keys []string
+	add := func(labels map[string]string) { keys = append(keys, sortedKeys(labels)...) }
+	for _, http := range r.Spec.GetHttp() {
+		for _, m := range http.GetMatch() {
+			add(m.GetSourceLabels())
+		}
+	}
+	for _, tcp := range r.Spec.GetTcp() {
+		for _, m := range tcp.GetMatch() {
+			add(m.GetSourceLabels())
+		}
+	}
+	for _, tls := range r.Spec.GetTls() {
+		for _, m := range tls.GetMatch() {
+			add(m.GetSourceLabels())
+		}
+	}
+	return sortedSet(strings.Join(keys, ","))
+}
+
+func toRouteView(s *mesh.Snapshot, p Proxy, _ *workload) routeView {
+	c := s.Config()
+	return routeView{p.Dialect, p.Router, p.Cluster, p.Families, c.AllowAny, c.Retry, p.Labels}
+}
+
+func (r routeRow) need() need {
+	n := need{cluster: true, router: true}
+	if r.route != nil {
+		n.labels = sourceLabels(r.route)
+	}
+	return n
+}
+
+func (v routeView) narrow(n need) routeView {
+	if v.router && v.dialect != GRPC {
+		return routeView{router: true} // a gateway's routes are its own
+	}
+	v.labels = pick(v.labels, n.labels)
+	return v
+}
+
+const virtualHostsField = 2 // RouteConfiguration.virtual_hosts
+
+// buildRoutes makes a virtual host for each port: a fragment of that port's RouteConfiguration.
+func buildRoutes(r routeRow, v routeView) (m made) {
+	if v.router && v.dialect != GRPC {
+		return m
+	}
+	for _, p := range r.svc.In(v.cluster).Ports {
+		proto := p.Protocol()
+		if v.dialect == GRPC && proto != mesh.UDP {
+			m.resources = append(m.resources, grpcRoutes(r, v, p))
+			continue
+		}
+		host := r.virtualHost(v, p)
+		switch {
+		case proto.IsHTTP():
+			m.fragments = append(m.fragments, fragment{strconv.Itoa(int(p.Number)), field(virtualHostsField, host)})
+		case proto == mesh.Auto:
+			host.Domains = []string{"*"}
+			table := routeTable(host.Name)
+			table.VirtualHosts = []*routev3.VirtualHost{host}
+			m.resources = append(m.resources, newResource(table.Name, table))
+		}
+	}
+	return m
+}
+
+func (r routeRow) virtualHost(v routeView, p mesh.ServicePort) *routev3.VirtualHost {
+	host := &routev3.VirtualHost{
+		Name:                       r.svc.Host + ":" + strconv.Itoa(int(p.Number)),
+		Domains:                    r.domains(v, p),
+		IncludeRequestAttemptCount: true,
+	}
+	if r.route != nil {
+		t := translation{
+			service: r.route.VirtualService, resolve: r.route.Resolve, target: r.targets.Service, port: p.Number, retry: v.retry,
+			labels: labelMap(v.labels), client: r.client, gateways: []string{"mesh"},
+			rule: func(host string) *mesh.Rule {
+				if host != r.svc.Host {
+					return nil
+				}
+				return r.hash
+			},
+		}
+		host.Routes = t.routes()
+	}
+	if len(host.Routes) == 0 {
+		host.Routes = []*routev3.Route{r.defaultRoute(v, p)}
+	}
+	return host
+}
+
+// domains returns the names of a host, short and long, and its addresses, each without and with the port.
+func (r routeRow) domains(v routeView, p mesh.ServicePort) (domains []string) {
+	port := ":" + strconv.Itoa(int(p.Number))
+	add := func(d string) { domains = append(domains, d, d+port) }
+	svc := r.svc
+	names := []string{svc.Host, svc.Name + "." + svc.Namespace + ".svc", svc.Name + "." + svc.Namespace}
+	if r.local {
+		names = append(names, svc.Name)
+	}
+	for _, n := range names {
+		add(n)
+	}
+	part := svc.In(v.cluster)
+	if part.Headless {
+		for _, n := range names {
+			add("*." + n)
+		}
+	}
+	if part.Cluster != v.cluster {
+		return domains // its addresses are of another cluster
+	}
+	for _, ip := range part.ClusterIPs {
+		switch {
+		case !hasFamily(ip, v.families):
+		case strings.Contains(ip, ":"):
+			add("[" + ip + "]")
+		default:
+			add(ip)
+		}
+	}
+	return domains
+}
+
+func (r routeRow) defaultRoute(v routeView, p mesh.ServicePort) *routev3.Route {
+	action := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(p.Number, "", r.svc.Host)},
+		RetryPolicy:      retryPolicy(nil, v.retry),
+		HashPolicy:       hashPolicy(r.hash, nil, p.Number),
+	}
+	setTimeout(action, nil)
+	return &routev3.Route{
+		Name:      "default",
+		Match:     &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Decorator: &routev3.Decorator{Operation: r.svc.Host + ":" + strconv.Itoa(int(p.Number)) + "/*"},
+		Action:    &routev3.Route_Route{Route: action},
+	}
+}
+
+func routeTable(name string) *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{Name: name, ValidateClusters: boolean(false), MaxDirectResponseBodySizeBytes: u32(1 << 20)}
+}
+
+// routeFrame returns the table of one port, but for the services: what is left goes where it was going,
+// or nowhere.
+func routeFrame(group string, v routeView) frame {
+	rest := &routev3.VirtualHost{Name: "allow_any", Domains: []string{"*"}, IncludeRequestAttemptCount: true}
+	r := &routev3.Route{Name: "allow_any", Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}}
+	if v.allowAny {
+		r.Action = &routev3.Route_Route{Route: &routev3.RouteAction{
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: passthrough}, Timeout: seconds(0), MaxGrpcTimeout: seconds(0),
+		}}
+	} else {
+		rest.Name, r.Name = "block_all", "block_all"
+		r.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 502}}
+	}
+	rest.Routes = []*routev3.Route{r}
+	return frame{head: encode(routeTable(group)), tail: field(virtualHostsField, rest)}
+}
+
+// grpcRoutes returns the routes of one port for a gRPC client, which asks for them by the cluster's name.
+func grpcRoutes(r routeRow, v routeView, p mesh.ServicePort) *resource.Resource {
+	host := r.virtualHost(v, p)
+	for _, x := range host.Routes {
+		if x.GetMatch().GetPrefix() == "/" {
+			x.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: ""}
+		}
+	}
+	name := clusterName(p.Number, "", r.svc.Host)
+	return newResource(name, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{host}})
+}
