@@ -206,9 +206,10 @@ func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certi
 	// Envoy ends before what it depends on.
 	sockets, closeSockets := context.WithCancel(context.WithoutCancel(life))
 	listening := make(chan struct{})
+	sec := newSecrets(certs, o.Logger)
 	g.Go(func() error {
-		return serveSockets(sockets, o.Config.ConfigPath, &secrets{certs: certs, log: o.Logger},
-			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress), certs: certs, log: o.Logger}, func() { close(listening) })
+		return serveSockets(sockets, o.Config.ConfigPath, sec,
+			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress), certs: certs, settle: sec.settle, log: o.Logger}, func() { close(listening) })
 	})
 	g.Go(func() error {
 		defer closeSockets()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -22,6 +23,9 @@ import (
 	"github.com/carrick-mesh/carrick/resource"
 )
 
+// settleTimeout bounds how long configuration waits for new roots.
+const settleTimeout = 2 * time.Second
+
 const (
 	adsService  = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 	deltaMethod = adsService + "DeltaAggregatedResources"
@@ -34,6 +38,7 @@ const (
 type relay struct {
 	upstream endpoint
 	certs    *Certificates
+	settle   func(context.Context) error // waits until Envoy has applied the roots
 	log      *slog.Logger
 
 	mu      sync.Mutex
@@ -224,6 +229,12 @@ func (s *relayed) setRoots(res *discovery.Resource) error {
 	}
 	if err := s.certs.setRootsSecret(sec); err != nil {
 		return err
+	}
+	// The control plane takes the answer to mean that the roots are in force.
+	ctx, cancel := context.WithTimeout(s.down.Context(), settleTimeout)
+	defer cancel()
+	if err := s.settle(ctx); err != nil {
+		s.log.Warn("the proxy has not acknowledged the roots in time", "after", settleTimeout)
 	}
 	s.relay.mu.Lock()
 	s.version = res.Version

@@ -31,7 +31,8 @@ func sockets(t *testing.T) (cp *controlPlane, certs *Certificates, sdsConn, xdsC
 	start(t, certs.Run)
 	listening := make(chan struct{})
 	start(t, func(ctx context.Context) error {
-		return serveSockets(ctx, dir, &secrets{certs: certs, log: logger(t)}, &relay{upstream: e, certs: certs, log: logger(t)}, func() { close(listening) })
+		sec := newSecrets(certs, logger(t))
+		return serveSockets(ctx, dir, sec, &relay{upstream: e, certs: certs, settle: sec.settle, log: logger(t)}, func() { close(listening) })
 	})
 	<-listening
 	dial := func(name string) *grpc.ClientConn {
@@ -143,5 +144,39 @@ func TestRelayOthers(t *testing.T) {
 	}
 	if _, err := s.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a secret that the agent has not: %v", err)
+	}
+}
+
+// settle returns when the proxy has acknowledged the roots of the moment, not before.
+func TestSettle(t *testing.T) {
+	root := newRoot(t, "Root")
+	cp := newControlPlane(t, root)
+	_, rootFile, tokenFile := folder(t, root.cert)
+	e := endpoint{address: cp.address, rootFile: rootFile, tokenFile: tokenFile}
+	certs := NewCertificates(CertificateOptions{Identity: sleep, Sign: certificateService(e), RootFile: rootFile, Logger: logger(t)})
+	start(t, certs.Run)
+	cr := another(t, certs, "")
+	s := newSecrets(certs, logger(t))
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.settle(now); err != nil {
+		t.Errorf("nobody uses the roots: %v", err)
+	}
+	s.update(func() { s.applied[1] = string(cr.RootsPEM) })
+	if err := s.settle(now); err != nil {
+		t.Errorf("the proxy has the roots: %v", err)
+	}
+	if err := certs.SetRoots(encodePEM(root.cert, newRoot(t, "Next").cert)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.settle(now); err == nil {
+		t.Error("the proxy has the roots from before: no error")
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.settle(context.Background()) }()
+	cr, _ = certs.Current()
+	s.update(func() { s.applied[1] = string(cr.RootsPEM) })
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

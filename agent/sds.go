@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -29,6 +30,45 @@ type secrets struct {
 	sds.UnimplementedSecretDiscoveryServiceServer
 	certs *Certificates
 	log   *slog.Logger
+
+	mu      sync.Mutex
+	applied map[int]string // by stream that has asked for the roots: those that Envoy has acknowledged, PEM
+	streams int            // opened so far
+	changed chan struct{}  // closed when applied changes
+}
+
+func newSecrets(certs *Certificates, log *slog.Logger) *secrets {
+	return &secrets{certs: certs, log: log, applied: map[int]string{}, changed: make(chan struct{})}
+}
+
+// update changes applied and tells those who wait.
+func (s *secrets) update(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// settle waits until Envoy has applied the roots of the moment wherever it uses them, or ctx ends.
+func (s *secrets) settle(ctx context.Context) error {
+	for {
+		cr, _ := s.certs.Current()
+		s.mu.Lock()
+		changed, behind := s.changed, false
+		for _, pem := range s.applied {
+			behind = behind || cr != nil && pem != string(cr.RootsPEM)
+		}
+		s.mu.Unlock()
+		if !behind {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // secret encodes one of the two secrets.
@@ -61,6 +101,10 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 	var names []string
 	sent := map[string]string{} // versions
 	nonce := 0
+	var id int
+	s.update(func() { s.streams++; id = s.streams })
+	defer s.update(func() { delete(s.applied, id) })
+	var roots string // of the last response
 	for {
 		cr, changed := s.certs.Current()
 		if cr != nil && slices.ContainsFunc(names, func(n string) bool { return sent[n] != cr.version() }) {
@@ -75,6 +119,7 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 			}
 			nonce++
 			resp.Nonce = fmt.Sprint(nonce)
+			roots = string(cr.RootsPEM)
 			if err := stream.Send(resp); err != nil {
 				return err
 			}
@@ -94,6 +139,9 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 				continue // of an earlier response
 			}
 			names = r.ResourceNames
+			if slices.Contains(names, rootsName) && r.ErrorDetail == nil {
+				s.update(func() { s.applied[id] = roots })
+			}
 		}
 	}
 }
