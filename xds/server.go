@@ -303,8 +303,13 @@ func (s *Server) serve(stream grpc.ServerStream, delta bool, recv func() (*reque
 			}
 		}
 		r = nil
+		var late <-chan time.Time
+		if session.held() {
+			late = time.After(time.Until(session.until))
+		}
 		select {
 		case r = <-requests:
+		case <-late:
 		case <-c.wake:
 		case err := <-failed:
 			return ended(err)

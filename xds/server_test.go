@@ -119,6 +119,14 @@ func (c *deltaClient) quiet() {
 	}
 }
 
+// quietNow is quiet for a client whose clusters wait for an answer.
+func (c *deltaClient) quietNow() {
+	c.t.Helper()
+	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"probe"}})
+	c.want(eds, "-probe")
+	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesUnsubscribe: []string{"probe"}})
+}
+
 func res(name, content string) *resource.Resource { return resource.New(name, []byte(content)) }
 
 func list(names ...string) *resource.List {
@@ -219,8 +227,10 @@ func TestDelta(t *testing.T) {
 	// A cluster that is sent is followed by its endpoints, changed or not; a route's cluster
 	// comes before it, and a cluster goes after the route.
 	p.set(map[string]*resource.List{cds: list("a=2", "c"), rds: list("80=2", "81"), eds: list("a=2", "c")})
-	c.want(cds, "+a", "+c")
+	r = c.want(cds, "+a", "+c")
 	c.want(eds, "+a")
+	c.quietNow() // the client may yet ask for endpoints of c
+	c.ack(r)
 	c.want(rds, "+80")
 	c.want(cds, "-b")
 	c.want(eds, "-b")
@@ -260,9 +270,10 @@ func TestDeltaReconnect(t *testing.T) {
 	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: rds, ResourceNamesSubscribe: []string{"80"},
 		InitialResourceVersions: map[string]string{"80": v(rds, "80")}})
 	p.joined()
-	c.want(cds, "+b", "-gone")
+	r := c.want(cds, "+b", "-gone")
 	c.want(eds, "+b", "-gone") // b has not changed, but its cluster was sent
-	r := c.want(rds)           // nothing new, and it says so
+	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: cds, ResponseNonce: r.Nonce, ErrorDetail: &rpc.Status{Message: "no"}})
+	r = c.want(rds) // nothing new, and it says so
 	c.ack(r)
 	c.quiet()
 	eventually(t, "routes synced", func() bool { return s.Clients()[0].Status()[rds].Synced() })
@@ -279,11 +290,11 @@ func TestDeltaWildcardAndNames(t *testing.T) {
 	p.joined()
 	c.want(cds, "+b", "-x")
 	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}})
-	c.want(cds, "+a", "+b", "-x")
+	c.ack(c.want(cds, "+a", "+b", "-x"))
 	c.ask(&discovery.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesUnsubscribe: []string{"*"}})
 	c.quiet()
 	p.set(map[string]*resource.List{cds: list("a=2", "b=2")})
-	c.want(cds, "+b")
+	c.ack(c.want(cds, "+b"))
 	c.quiet()
 }
 

@@ -23,6 +23,13 @@ type session struct {
 	nonces  uint64
 	from    *published // what push is sending from
 
+	// hold is the nonce of a message of clusters that the client has yet to answer. Until then
+	// nothing that may refer to them is sent: only with its answer, or before it, does a client ask
+	// for the endpoints of new clusters, without which routes to them lead nowhere.
+	hold  string
+	until time.Time // hold no longer than this
+	gone  []*response
+
 	// clusters that were sent while the client had not yet asked for endpoints on this stream.
 	// A client that reconnects names the versions it holds of those, and would not get them.
 	resent map[string]bool
@@ -46,6 +53,9 @@ type watch struct {
 }
 
 func (w *watch) selects(name string) bool { return w.wildcard || w.names[name] }
+
+// patientFor is how long a client may take to answer a message of clusters.
+const patientFor = 3 * time.Second
 
 // order is that of Envoy's "eventual consistency considerations": what is referred to first.
 // Types that are not in it follow.
@@ -114,6 +124,9 @@ func (s *session) handle(r *request) error {
 func (s *session) acknowledge(w *watch, r *request) {
 	if r.nonce == "" {
 		return
+	}
+	if r.nonce == s.hold {
+		s.hold = ""
 	}
 	if r.refused {
 		s.server.metrics.rejected(w.typeURL)
@@ -204,13 +217,15 @@ func (s *session) push() error {
 		return nil // nobody has said yet what it should hold
 	}
 	s.from = p
-	var gone []*response
 	for _, w := range s.inOrder() {
+		if s.held() && w.typeURL != resource.ClusterType && w.typeURL != resource.EndpointType {
+			return nil
+		}
 		var err error
 		if s.client.Delta {
 			var r *response
 			if r, err = s.pushDelta(w, p); r != nil {
-				gone = append(gone, r)
+				s.gone = append(s.gone, r)
 			}
 		} else {
 			err = s.pushWhole(w, p)
@@ -219,12 +234,28 @@ func (s *session) push() error {
 			return err
 		}
 	}
+	if s.held() {
+		return nil
+	}
+	gone := s.gone
+	s.gone = nil
 	for _, r := range gone {
+		if r.removed = s.stillGone(p, r); len(r.removed) == 0 {
+			continue
+		}
 		if err := s.send(s.watches[r.typeURL], r); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *session) held() bool { return s.hold != "" && time.Now().Before(s.until) }
+
+// stillGone returns the names that have not come back while they were held back.
+func (s *session) stillGone(p *published, r *response) []string {
+	now, w := p.view(r.typeURL), s.watches[r.typeURL]
+	return slices.DeleteFunc(slices.Clone(r.removed), func(n string) bool { return now.get(n) != nil && w.selects(n) })
 }
 
 func (s *session) inOrder() []*watch {
@@ -253,10 +284,11 @@ func (s *session) pushDelta(w *watch, p *published) (*response, error) {
 		return nil, nil
 	}
 	r := &response{delta: true, typeURL: w.typeURL, version: p.bundle.Version}
+	var removed []string
 	if first {
 		r.resources, r.removed = w.introduce(now, s.resent)
 	} else {
-		r.resources, r.removed = w.change(now)
+		r.resources, removed, r.removed = w.change(now)
 	}
 	w.held, w.answered, w.initial = now, true, nil
 	clear(w.due)
@@ -266,18 +298,18 @@ func (s *session) pushDelta(w *watch, p *published) (*response, error) {
 	case resource.EndpointType:
 		s.resent = nil
 	}
-	if !first && len(r.removed) > 0 && (w.typeURL == resource.ClusterType || w.typeURL == resource.EndpointType) {
-		last := &response{delta: true, typeURL: r.typeURL, version: r.version, removed: r.removed}
-		r.removed = nil
-		if len(r.resources) == 0 {
-			return last, nil
+	var last *response
+	if len(removed) > 0 {
+		if w.typeURL == resource.ClusterType || w.typeURL == resource.EndpointType {
+			last = &response{delta: true, typeURL: r.typeURL, version: r.version, removed: removed}
+		} else {
+			r.removed = append(r.removed, removed...)
 		}
-		return last, s.send(w, r)
 	}
 	if !first && len(r.resources) == 0 && len(r.removed) == 0 {
-		return nil, nil
+		return last, nil
 	}
-	return nil, s.send(w, r) // the first answer is given even if there is nothing in it
+	return last, s.send(w, r) // the first answer is given even if there is nothing in it
 }
 
 // introduce returns what to tell a client that holds what it says it holds.
@@ -312,11 +344,12 @@ func (w *watch) introduce(now *view, resent map[string]bool) (changed []*resourc
 	return changed, removed
 }
 
-// change returns what to tell a client that holds what it was sent.
-func (w *watch) change(now *view) (changed []*resource.Resource, removed []string) {
+// change returns what to tell a client that holds what it was sent: what has changed, what is
+// gone, and what it has asked for and does not exist.
+func (w *watch) change(now *view) (changed []*resource.Resource, removed, absent []string) {
 	d := now.since(w.held)
 	if w.wildcard && len(w.due) == 0 {
-		return d.Changed, d.Removed
+		return d.Changed, d.Removed, nil
 	}
 	for _, r := range d.Changed {
 		if w.selects(r.Name) {
@@ -334,10 +367,10 @@ func (w *watch) change(now *view) (changed []*resource.Resource, removed []strin
 		if r := now.get(n); r != nil {
 			changed = append(changed, r)
 		} else {
-			removed = append(removed, n)
+			absent = append(absent, n)
 		}
 	}
-	return changed, removed
+	return changed, removed, absent
 }
 
 // follow makes the endpoints of clusters that are sent go out after them, changed or not:
@@ -371,7 +404,7 @@ func (s *session) pushWhole(w *watch, p *published) error {
 		return nil
 	}
 	r := &response{typeURL: w.typeURL, version: now.version()}
-	changed, removed := w.change(now)
+	changed, removed, _ := w.change(now)
 	w.held, w.answered = now, true
 	resubscribed := w.changed
 	w.changed = false
@@ -412,6 +445,9 @@ func (s *session) send(w *watch, r *response) error {
 	r.nonce = s.nonce()
 	w.nonce = r.nonce
 	now := time.Now()
+	if w.typeURL == resource.ClusterType && len(r.resources) > 0 {
+		s.hold, s.until = r.nonce, now.Add(patientFor)
+	}
 	s.client.note(w.typeURL, func(t *TypeStatus) { t.Version, t.Sent, t.SentAt = s.from.bundle.Version, r.nonce, now })
 	if err := s.stream.SendMsg(r); err != nil {
 		return err

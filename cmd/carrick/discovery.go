@@ -1,0 +1,438 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/control"
+	"github.com/carrick-mesh/carrick/identity"
+	"github.com/carrick-mesh/carrick/inject"
+	"github.com/carrick-mesh/carrick/kube"
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/xds"
+)
+
+// discoveryOptions are the flags of carrick discovery. Their names and defaults are
+// pilot-discovery's.
+type discoveryOptions struct {
+	grpcAddr, secureAddr, httpsAddr, monitoringAddr, httpAddr string
+	kubeconfig, cluster, namespace, revision, domain, pod     string
+	logLevel                                                  string
+}
+
+func discoveryCommand() *cobra.Command {
+	env := func(key, otherwise string) string { return cmp.Or(os.Getenv(key), otherwise) }
+	var o discoveryOptions
+	cmd := &cobra.Command{
+		Use:   "discovery",
+		Short: "Runs the control plane",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SilenceUsage = true
+			level, err := parseLevel(o.logLevel)
+			if err != nil {
+				return err
+			}
+			log := slog.New(newLineHandler(cmd.ErrOrStderr(), level))
+			klog.SetSlogLogger(slog.New(newLineHandler(cmd.ErrOrStderr(), max(level, slog.LevelWarn))))
+			for k, v := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
+				if os.Getenv(k) == "" {
+					os.Setenv(k, v) // how soon client-go takes a silent API server for dead
+				}
+			}
+			return runDiscovery(cmd.Context(), o, log)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.grpcAddr, "grpcAddr", ":15010", "address of plaintext xDS, without secrets")
+	f.StringVar(&o.secureAddr, "secureGRPCAddr", ":15012", "address of xDS and the CA over TLS")
+	f.StringVar(&o.httpsAddr, "httpsAddr", ":15017", "address of the webhooks")
+	f.StringVar(&o.monitoringAddr, "monitoringAddr", ":15014", "address of metrics")
+	f.StringVar(&o.httpAddr, "httpAddr", ":8080", "address of readiness and debug pages")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig of the own cluster, where the control plane runs outside of it")
+	f.StringVar(&o.cluster, "clusterID", env("CLUSTER_ID", "Kubernetes"), "name of the own cluster")
+	f.StringVarP(&o.namespace, "namespace", "n", env("POD_NAMESPACE", "istio-system"), "namespace of the control plane")
+	f.StringVar(&o.revision, "revision", env("REVISION", "default"), "revision of the control plane")
+	f.StringVar(&o.domain, "domain", "cluster.local", "DNS domain of Services")
+	f.StringVar(&o.pod, "pod", env("POD_NAME", hostname()), "name of the own Pod")
+	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log: debug, info, warn, error or none")
+	for _, name := range []string{"keepaliveMaxServerConnectionAge", "keepaliveInterval", "keepaliveTimeout", "tls-cipher-suites", "log_as_json", "log_target"} {
+		f.String(name, "", "accepted for pilot-discovery's sake")
+		if err := f.MarkHidden(name); err != nil {
+			panic(err) // the flag was made one line above
+		}
+	}
+	f.Lookup("log_as_json").NoOptDefVal = "true"
+	return cmd
+}
+
+func hostname() string { h, _ := os.Hostname(); return h }
+
+// requestCommand asks the control plane of the same Pod, as istioctl does by exec.
+func requestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "request METHOD PATH",
+		Short:  "Makes an HTTP request to the control plane of this Pod",
+		Hidden: true,
+		Args:   cobra.RangeArgs(2, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			var body string
+			if len(args) == 3 {
+				body = args[2]
+			}
+			r, err := http.NewRequestWithContext(ctx, args[0], "http://127.0.0.1:8080/"+strings.TrimPrefix(args[1], "/"), strings.NewReader(body))
+			if err != nil {
+				return fmt.Errorf("%s %s: %w", args[0], args[1], err)
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if err := copyBounded(cmd.OutOrStdout(), resp.Body); err != nil {
+				return fmt.Errorf("%s %s: %w", args[0], args[1], err)
+			}
+			if resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("%s %s: %s", args[0], args[1], resp.Status)
+			}
+			return nil
+		},
+	}
+}
+
+// discovery is the control plane with all its parts.
+type discovery struct {
+	options   discoveryOptions
+	log       *slog.Logger
+	control   *control.Control
+	authority *ca.Authority
+	writer    *kube.Writer
+	native    bool // the cluster supports native sidecars
+
+	values atomic.Pointer[string]        // of the injector, JSON
+	params atomic.Pointer[inject.Params] // the last good ones
+}
+
+func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) error {
+	config, err := apiConfig(o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	client, err := kube.Connect(config)
+	if err != nil {
+		return err
+	}
+	d := &discovery{options: o, log: log}
+	log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
+	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, log)
+	d.control = control.New(control.Config{
+		Mesh: mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
+		API:  config, MeshConfigMap: d.named("istio"),
+		ConfigMap: d.sawConfigMap, Secret: d.sawSecret, Report: d.writer.SetFindings, Log: log,
+	})
+	if d.authority, err = d.startCA(ctx, client); err != nil {
+		return err
+	}
+	if d.native, err = supportsNative(ctx, client); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func apiConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		c, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("the control plane runs in a Pod, or needs --kubeconfig: %w", err)
+		}
+		return c, nil
+	}
+	c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading kubeconfig %s: %w", kubeconfig, err)
+	}
+	return c, nil
+}
+
+// startCA makes the CA. The API server may not answer yet; it is asked again for a while.
+func (d *discovery) startCA(ctx context.Context, client *kube.Client) (*ca.Authority, error) {
+	give := time.Now().Add(time.Minute)
+	for {
+		a, err := ca.New(ctx, ca.Config{
+			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.log,
+		})
+		if err == nil || ctx.Err() != nil || time.Now().After(give) {
+			return a, err
+		}
+		d.log.Warn("the CA cannot start yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// supportsNative reports whether init containers with restartPolicy Always are on by default.
+func supportsNative(ctx context.Context, client *kube.Client) (bool, error) {
+	major, minor, err := client.Version(ctx)
+	if err != nil {
+		return false, err
+	}
+	n, _ := strconv.Atoi(strings.TrimRight(minor, "+"))
+	return major == "1" && n >= 29, nil
+}
+
+// named returns the name of an object of this revision.
+func (d *discovery) named(name string) string {
+	if r := d.options.revision; r != "" && r != "default" {
+		return name + "-" + r
+	}
+	return name
+}
+
+// run serves until ctx ends or something fails.
+func (d *discovery) run(ctx context.Context) error {
+	hosts := ca.ServiceHosts(d.named("istiod"), d.options.namespace, d.options.domain)
+	if d.named("istiod") != "istiod" {
+		hosts = append(hosts, ca.ServiceHosts("istiod", d.options.namespace, d.options.domain)...)
+	}
+	serving := d.authority.Serving(hosts...).TLSConfig()
+
+	plain := grpc.NewServer(xds.Options()...)
+	d.control.Server().Register(plain)
+	secure := grpc.NewServer(append(xds.Options(), grpc.Creds(credentials.NewTLS(serving.Clone())))...)
+	d.control.Server().Register(secure)
+	d.authority.Register(secure, authenticator{d})
+
+	registry := prometheus.NewRegistry()
+	injections := newInjectionMetrics()
+	started := time.Now()
+	registry.MustRegister(d.control.Collectors()...)
+	registry.MustRegister(d.authority.Collectors()...)
+	registry.MustRegister(injections...)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istio_build", Help: "Always 1.",
+			ConstLabels: prometheus.Labels{"component": "pilot", "tag": version}}, func() float64 { return 1 }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istiod_uptime_seconds", Help: "Seconds since the control plane started."},
+			func() float64 { return time.Since(started).Seconds() }))
+
+	debug := http.NewServeMux()
+	debug.Handle("/debug", d.control.Debug())
+	debug.Handle("/debug/", d.control.Debug())
+	debug.HandleFunc("/ready", d.ready)
+	debug.HandleFunc("/version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, version) })
+	monitoring := http.NewServeMux()
+	monitoring.Handle("/", debug)
+	monitoring.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
+	webhooks := http.NewServeMux()
+	webhooks.Handle("/inject", inject.Handler(d.injection, d.log, injections.observe))
+	webhooks.Handle("/inject/", inject.Handler(d.injection, d.log, injections.observe))
+	webhooks.HandleFunc("/ready", d.ready)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.control.Run(ctx) })
+	g.Go(func() error { return d.authority.Run(ctx) })
+	g.Go(func() error { return d.writer.Run(ctx) })
+	serveGRPC(ctx, g, plain, d.options.grpcAddr)
+	serveGRPC(ctx, g, secure, d.options.secureAddr)
+	serveHTTP(ctx, g, debug, d.options.httpAddr, nil)
+	serveHTTP(ctx, g, monitoring, d.options.monitoringAddr, nil)
+	serveHTTP(ctx, g, webhooks, d.options.httpsAddr, serving)
+	err := g.Wait()
+	d.log.Info("the control plane has ended")
+	return err
+}
+
+// stopping is how long open calls may take to end.
+const stopping = 5 * time.Second
+
+func serveGRPC(ctx context.Context, g *errgroup.Group, s *grpc.Server, addr string) {
+	g.Go(func() error {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serving on %s: %w", addr, err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		hard := time.AfterFunc(stopping, s.Stop)
+		defer hard.Stop()
+		s.GracefulStop()
+		return nil
+	})
+}
+
+func serveHTTP(ctx context.Context, g *errgroup.Group, h http.Handler, addr string, config *tls.Config) {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, TLSConfig: config,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)} // probes that hang up, and the like
+	g.Go(func() error {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		if config != nil {
+			err = s.ServeTLS(l, "", "")
+		} else {
+			err = s.Serve(l)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving on %s: %w", addr, err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopping)
+		defer cancel()
+		s.Shutdown(end)
+		return nil
+	})
+}
+
+func (d *discovery) ready(w http.ResponseWriter, _ *http.Request) {
+	if !d.control.Ready() {
+		http.Error(w, "the own cluster has not been seen whole yet", http.StatusServiceUnavailable)
+		return
+	}
+	if err := d.authority.Ready(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// sawConfigMap takes in the injector's values.
+func (d *discovery) sawConfigMap(name string, data map[string]string) {
+	if name == d.named("istio-sidecar-injector") && data != nil {
+		values := data["values"]
+		d.values.Store(&values)
+	}
+}
+
+// sawSecret makes the CA look again.
+func (d *discovery) sawSecret(name string, _ *corev1.Secret) {
+	if name == ca.PluggedInSecret || name == ca.SelfSignedSecret {
+		d.authority.Reload()
+	}
+}
+
+// injection returns what pods are injected with now. What cannot be read changes nothing.
+func (d *discovery) injection() inject.Params {
+	var values string
+	if v := d.values.Load(); v != nil {
+		values = *v
+	}
+	p, err := inject.NewParams(d.control.Snapshot().Config().Spec, []byte(values), d.native)
+	if err != nil {
+		d.log.Error("the injector's settings cannot be used; the last good ones stay", "error", err)
+		if last := d.params.Load(); last != nil {
+			return *last
+		}
+		return p
+	}
+	p.ClusterID = cmp.Or(p.ClusterID, d.options.cluster)
+	p.Namespace = cmp.Or(p.Namespace, d.options.namespace)
+	p.DNSDomain = cmp.Or(p.DNSDomain, d.options.domain)
+	d.params.Store(&p)
+	return p
+}
+
+// caStore is the CA's view of the cluster.
+type caStore struct {
+	client    *kube.Client
+	namespace string
+}
+
+func (s caStore) Secret(ctx context.Context, name string) (map[string][]byte, error) {
+	return s.client.SecretData(ctx, s.namespace, name)
+}
+
+func (s caStore) CreateSecret(ctx context.Context, name, typ string, data map[string][]byte) error {
+	made, err := s.client.CreateSecret(ctx, s.namespace, name, typ, data)
+	if err == nil && !made {
+		return ca.ErrExists
+	}
+	return err
+}
+
+func (s caStore) PublishedRoots(ctx context.Context) ([]byte, error) {
+	data, err := s.client.ConfigMapData(ctx, s.namespace, kube.RootsConfigMap)
+	if data == nil || err != nil {
+		return nil, err
+	}
+	return []byte(data[kube.RootsKey]), nil
+}
+
+// caPublisher brings the CA's roots to proxies, namespaces and webhooks.
+type caPublisher struct{ *discovery }
+
+func (p caPublisher) PublishRoots(b ca.Bundle) {
+	p.control.PublishRoots(b.PEM)
+	p.writer.SetRoots(b.PEM)
+}
+
+func (p caPublisher) AwaitRoots(ctx context.Context) error { return p.control.AwaitRoots(ctx) }
+
+// authenticator is the CA's view of who calls.
+type authenticator struct{ *discovery }
+
+func (a authenticator) Authenticate(ctx context.Context, token, cluster string) (ca.Caller, error) {
+	who, err := a.control.Clusters().Review(ctx, cluster, token, "istio-ca")
+	if err != nil {
+		return ca.Caller{}, err
+	}
+	id := identity.Identity{TrustDomain: a.control.Snapshot().Config().TrustDomain, Namespace: who.Namespace, ServiceAccount: who.ServiceAccount}
+	return ca.Caller{Identity: id, Cluster: who.Cluster, Pod: who.Pod}, nil
+}
+
+// injectionMetrics are the webhook's, with Istio's names.
+type injectionMetrics []prometheus.Collector
+
+func newInjectionMetrics() injectionMetrics {
+	var m injectionMetrics
+	for _, n := range []string{"requests", "success", "failure", "skip"} {
+		m = append(m, prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_" + n + "_total",
+			Help: "Sidecar injections: " + n + "."}))
+	}
+	return m
+}
+
+func (m injectionMetrics) observe(result string) {
+	m[0].(prometheus.Counter).Inc()
+	for i, r := range []string{"success", "failure", "skip"} {
+		if r == result {
+			m[i+1].(prometheus.Counter).Inc()
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/carrick-mesh/carrick/compile"
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/xds"
+)
+
+// Peer is who a connected client is.
+type Peer struct {
+	// Authenticated tells that the rest is what an API server said of the client's token. On the
+	// plaintext port it is what the client says, and it gets no secrets.
+	Authenticated  bool
+	Cluster        string
+	Namespace      string
+	ServiceAccount string
+	Pod            string // empty for a workload that is no Pod
+	Kind           string // "sidecar", "router"
+	node           compile.Node
+	address        string // of the Node's ID
+}
+
+// authorize says who opens a stream.
+func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
+	parts := strings.Split(n.ID, "~")
+	if len(parts) != 4 {
+		return nil, status.Errorf(codes.InvalidArgument, "node id %q is not TYPE~IP~POD.NAMESPACE~DOMAIN", n.ID)
+	}
+	if parts[0] != "sidecar" && parts[0] != "router" {
+		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
+	}
+	meta := n.Metadata.GetFields()
+	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW")}}
+	pod, namespace, _ := cutLast(parts[2], ".")
+	if v := text(meta, "NAMESPACE"); v != "" {
+		namespace = v
+	}
+	cluster := text(meta, "CLUSTER_ID")
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get("clusterid"); len(v) > 0 {
+		cluster = v[0]
+	}
+	if !encrypted(ctx) {
+		p.Cluster, p.Namespace, p.Pod, p.ServiceAccount = c.cluster(cluster), namespace, pod, text(meta, "SERVICE_ACCOUNT")
+		return p, nil
+	}
+	token := ""
+	for _, v := range md.Get("authorization") {
+		if scheme, t, ok := strings.Cut(v, " "); ok && strings.EqualFold(scheme, "bearer") {
+			token = strings.TrimSpace(t)
+		}
+	}
+	if token == "" {
+		return nil, status.Error(codes.Unauthenticated, "no bearer token in metadata authorization")
+	}
+	who, err := c.clusters.Review(ctx, cluster, token, c.config.Audience)
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	if namespace != who.Namespace {
+		return nil, status.Errorf(codes.PermissionDenied, "node %s says namespace %q, its token is of %s/%s", n.ID, namespace, who.Namespace, who.ServiceAccount)
+	}
+	if sa := text(meta, "SERVICE_ACCOUNT"); sa != "" && sa != who.ServiceAccount {
+		return nil, status.Errorf(codes.PermissionDenied, "node %s says service account %q, its token is of %s/%s", n.ID, sa, who.Namespace, who.ServiceAccount)
+	}
+	p.Authenticated, p.Cluster, p.Namespace, p.ServiceAccount, p.Pod = true, who.Cluster, who.Namespace, who.ServiceAccount, who.Pod
+	return p, nil
+}
+
+// cluster returns the ID of a cluster by one of its names: former names, "Kubernetes" and none are
+// the own cluster's.
+func (c *Control) cluster(name string) string {
+	for _, s := range c.clusters.Status() {
+		if s.ID == name {
+			return name
+		}
+	}
+	return c.config.Mesh.Cluster
+}
+
+func encrypted(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return false
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	return ok && info.State.Version >= tls.VersionTLS12
+}
+
+func dialect(meta map[string]*structpb.Value) compile.Dialect {
+	switch {
+	case text(meta, "CARRICK_VERSION") != "":
+		return compile.Carrick
+	case text(meta, "GENERATOR") == "grpc":
+		return compile.GRPC
+	}
+	return compile.Envoy
+}
+
+func text(meta map[string]*structpb.Value, key string) string { return meta[key].GetStringValue() }
+
+// cutLast cuts around the last separator.
+func cutLast(s, sep string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// seen is what the loop knows of a client.
+type seen struct {
+	pod      *mesh.Pod // nil if it has not been seen
+	network  string
+	locality mesh.Locality
+	proxy    compile.Proxy
+	since    time.Time
+	warned   bool
+}
+
+// see looks up the Pod that a client is.
+func (l *loop) see(client *xds.Client) *seen {
+	last := l.seen[client]
+	if last == nil {
+		last = &seen{since: time.Now()}
+	}
+	p, ok := client.Identity.(*Peer)
+	if !ok {
+		return last
+	}
+	pod := l.podOf(p, client, last.pod)
+	if pod == nil {
+		if last.pod != nil {
+			return last // it goes on with what it was while it shuts down
+		}
+		return last
+	}
+	network, locality := l.snap.PodNetwork(pod), l.snap.PodLocality(pod)
+	if pod == last.pod && network == last.network && locality == last.locality {
+		return last
+	}
+	return &seen{pod: pod, network: network, locality: locality, since: last.since, proxy: compile.Of(l.snap, pod, p.node)}
+}
+
+// podOf returns the client's Pod, nil if it is not (or no longer) there. A client that is no Pod, or
+// that nobody vouches for and that is none we know, is taken for one as its Node describes it.
+func (l *loop) podOf(p *Peer, client *xds.Client, last *mesh.Pod) *mesh.Pod {
+	if p.Pod != "" {
+		if pod := l.snap.Pod(p.Cluster, p.Namespace, p.Pod); pod != nil || p.Authenticated {
+			return pod
+		}
+	}
+	if last != nil {
+		return last
+	}
+	meta := client.Node.Metadata.GetFields()
+	pod := &mesh.Pod{Cluster: p.Cluster, Namespace: p.Namespace, Name: p.Pod, ServiceAccount: p.ServiceAccount,
+		Labels: map[string]string{}, Workload: text(meta, "WORKLOAD_NAME"), Ready: true}
+	for k, v := range meta["LABELS"].GetStructValue().GetFields() {
+		pod.Labels[k] = v.GetStringValue()
+	}
+	for ip := range strings.SplitSeq(text(meta, "INSTANCE_IPS"), ",") {
+		if _, err := netip.ParseAddr(ip); err == nil {
+			pod.IPs = append(pod.IPs, ip)
+		}
+	}
+	if _, err := netip.ParseAddr(p.address); err == nil && len(pod.IPs) == 0 {
+		pod.IPs = []string{p.address}
+	}
+	return pod
+}
+
+// missing tells of clients whose Pod does not come, or goes back to look for those that have come.
+func (l *loop) missing() {
+	for client, s := range l.seen {
+		if s.pod == nil && !s.warned && time.Since(s.since) > settling {
+			s.warned = true
+			p := client.Identity.(*Peer)
+			l.config.Log.Warn("a proxy is connected whose Pod has not been seen; it gets no configuration until then",
+				"proxy", client.Node.ID, "cluster", p.Cluster, "pod", p.Namespace+"/"+p.Pod)
+		}
+	}
+}

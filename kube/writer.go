@@ -1,0 +1,471 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	admission "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// RootsConfigMap is the ConfigMap of every namespace that has the mesh's roots under RootsKey.
+const (
+	RootsConfigMap = "istio-ca-root-cert"
+	RootsKey       = "root-cert.pem"
+)
+
+// ignored are namespaces that nobody runs workloads of a mesh in.
+var ignored = map[string]bool{"kube-system": true, "kube-public": true, "kube-node-lease": true, "local-path-storage": true}
+
+// Writer writes to the own cluster what the control plane has decided: the roots into every
+// namespace, the webhooks' caBundle, and what is wrong with objects. Of several replicas, one
+// writes: the holder of a Lease.
+type Writer struct {
+	client    *Client
+	cluster   string
+	namespace string
+	identity  string
+	revision  string
+	log       *slog.Logger
+	poke      chan struct{}
+
+	mu       sync.Mutex
+	roots    string
+	findings map[mesh.Key][]mesh.Finding // nil until told
+
+	// Owned by the goroutine that leads.
+	told map[mesh.Key][]mesh.Finding
+}
+
+// NewWriter returns the writer of one replica, whose name is identity (of its Pod), to the own
+// cluster. Revision is empty or "default" for the default one.
+func NewWriter(c *Client, cluster, namespace, identity, revision string, log *slog.Logger) *Writer {
+	if revision == "default" {
+		revision = ""
+	}
+	return &Writer{client: c, cluster: cluster, namespace: namespace, identity: identity, revision: revision, log: log, poke: make(chan struct{}, 1)}
+}
+
+// SetRoots says what the roots are, in PEM.
+func (w *Writer) SetRoots(pem string) {
+	w.mu.Lock()
+	w.roots = pem
+	w.mu.Unlock()
+	w.stir()
+}
+
+// SetFindings says all that is wrong with objects now. Those of other clusters are for their own
+// control planes to write to.
+func (w *Writer) SetFindings(all map[mesh.Key][]mesh.Finding) {
+	all = maps.Clone(all)
+	maps.DeleteFunc(all, func(k mesh.Key, _ []mesh.Finding) bool { return k.Cluster != w.cluster })
+	if all == nil {
+		all = map[mesh.Key][]mesh.Finding{}
+	}
+	w.mu.Lock()
+	w.findings = all
+	w.mu.Unlock()
+	w.stir()
+}
+
+func (w *Writer) stir() {
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (w *Writer) suffixed(name string) string {
+	if w.revision == "" {
+		return name
+	}
+	return name + "-" + w.revision
+}
+
+// Run takes part in the election until ctx ends, and writes while it leads.
+func (w *Writer) Run(ctx context.Context) error {
+	ctx = klog.NewContext(ctx, logr.Discard())
+	lock := &resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: w.namespace, Name: w.suffixed("istio-leader")},
+		Client:     w.client.kube.CoordinationV1(),
+		LockConfig: resourcelock.ResourceLockConfig{Identity: w.identity},
+	}
+	var leading sync.Mutex // the elector does not wait for who leads
+	for ctx.Err() == nil {
+		e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: lock, LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+			ReleaseOnCancel: true, Name: lock.LeaseMeta.Name,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(ctx context.Context) {
+					leading.Lock()
+					defer leading.Unlock()
+					w.lead(ctx)
+				},
+				OnStoppedLeading: func() {},
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("joining the election of %s: %w", lock.Describe(), err)
+		}
+		e.Run(ctx) // until ctx ends or the lease is lost
+		leading.Lock()
+		leading.Unlock()
+	}
+	return nil
+}
+
+// lead writes until ctx ends.
+func (w *Writer) lead(ctx context.Context) {
+	w.log.Info("this replica writes to the cluster", "lease", w.suffixed("istio-leader"))
+	w.told = nil
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	follow := func(name string, sample runtime.Object, lw cache.ListerWatcher) *followed {
+		f := &followed{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: w.stir}
+		wg.Go(func() {
+			quiet := logr.Discard()
+			cache.NewReflectorWithOptions(lw, sample, f, cache.ReflectorOptions{Name: name, Logger: &quiet,
+				Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 4, Cap: 8 * time.Second}}).RunWithContext(ctx)
+		})
+		return f
+	}
+	spaces := w.client.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
+	configs := w.client.kube.CoreV1().ConfigMaps("")
+	hooks := w.client.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	namespaces := follow("namespaces", &metav1.PartialObjectMetadata{}, listWatch(spaces.List, spaces.Watch, ""))
+	roots := follow("roots", &corev1.ConfigMap{}, listWatch(configs.List, configs.Watch, "metadata.name="+RootsConfigMap))
+	webhooks := follow("webhooks", &admission.MutatingWebhookConfiguration{}, listWatch(hooks.List, hooks.Watch, ""))
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.poke:
+		case <-again.C:
+		}
+		w.mu.Lock()
+		pem, findings := w.roots, w.findings
+		w.mu.Unlock()
+		failed := false
+		if pem != "" {
+			if namespaces.listed() && roots.listed() {
+				failed = w.writeRoots(ctx, pem, namespaces, roots) || failed
+			}
+			if webhooks.listed() {
+				failed = w.writeBundles(ctx, pem, webhooks) || failed
+			}
+		}
+		if findings != nil {
+			failed = w.writeFindings(ctx, findings) || failed
+		}
+		wait := time.Minute
+		if failed {
+			wait = 3 * time.Second
+		}
+		again.Reset(wait)
+	}
+}
+
+// followed is a store that tells of changes.
+type followed struct {
+	cache.Store
+	changed func()
+	mu      sync.Mutex
+	whole   bool
+}
+
+func (f *followed) Add(o any) error    { err := f.Store.Add(o); f.changed(); return err }
+func (f *followed) Update(o any) error { err := f.Store.Update(o); f.changed(); return err }
+func (f *followed) Delete(o any) error { err := f.Store.Delete(o); f.changed(); return err }
+func (f *followed) Replace(os []any, v string) error {
+	err := f.Store.Replace(os, v)
+	f.mu.Lock()
+	f.whole = true
+	f.mu.Unlock()
+	f.changed()
+	return err
+}
+
+// Transformer drops what nobody here reads.
+func (f *followed) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) {
+		if m, ok := o.(metav1.Object); ok {
+			m.SetManagedFields(nil)
+		}
+		return o, nil
+	}
+}
+
+func (f *followed) listed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.whole
+}
+
+// failure logs that something could not be written, and says so.
+func (w *Writer) failure(ctx context.Context, what, name string, err error) bool {
+	if ctx.Err() == nil {
+		w.log.Warn("cannot write "+what, "name", name, "error", err)
+	}
+	return true
+}
+
+func (w *Writer) writeRoots(ctx context.Context, pem string, namespaces, roots *followed) (failed bool) {
+	for _, o := range namespaces.List() {
+		ns := o.(*metav1.PartialObjectMetadata)
+		if ignored[ns.Name] || ns.DeletionTimestamp != nil {
+			continue
+		}
+		want := &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: RootsConfigMap, Namespace: ns.Name, Labels: map[string]string{"istio.io/config": "true"}},
+			Data:       map[string]string{RootsKey: pem},
+		}
+		api := w.client.kube.CoreV1().ConfigMaps(ns.Name)
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		var err error
+		if o, there, _ := roots.GetByKey(ns.Name + "/" + RootsConfigMap); !there {
+			_, err = api.Create(call, want, metav1.CreateOptions{})
+		} else if have := o.(*corev1.ConfigMap); have.Data[RootsKey] != pem {
+			have = have.DeepCopy()
+			have.Data = want.Data
+			_, err = api.Update(call, have, metav1.UpdateOptions{})
+		}
+		cancel()
+		switch {
+		case err == nil, apierrors.IsAlreadyExists(err), apierrors.IsConflict(err): // the watch will tell, and we look again
+		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // the namespace goes
+		default:
+			failed = w.failure(ctx, "the roots into namespace", ns.Name, err)
+		}
+	}
+	return failed
+}
+
+// writeBundles fills in the caBundle of our webhooks: those of our revision, and of tags for it.
+func (w *Writer) writeBundles(ctx context.Context, pem string, webhooks *followed) (failed bool) {
+	bundle := plainPEM(pem)
+	rev := w.revision
+	if rev == "" {
+		rev = "default"
+	}
+	for _, o := range webhooks.List() {
+		h := o.(*admission.MutatingWebhookConfiguration)
+		ours := h.Name == w.suffixed("istio-sidecar-injector") ||
+			strings.HasPrefix(h.Name, "istio-revision-tag-") && h.Labels["istio.io/rev"] == rev
+		if !ours {
+			continue
+		}
+		type operation struct {
+			Op    string `json:"op"`
+			Path  string `json:"path"`
+			Value any    `json:"value"`
+		}
+		var patch []operation
+		for i, x := range h.Webhooks {
+			s := x.ClientConfig.Service
+			if s == nil || s.Namespace != w.namespace || string(x.ClientConfig.CABundle) == bundle {
+				continue
+			}
+			patch = append(patch, operation{"test", fmt.Sprintf("/webhooks/%d/name", i), x.Name},
+				operation{"add", fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), []byte(bundle)})
+		}
+		if patch == nil {
+			continue
+		}
+		data, err := json.Marshal(patch)
+		if err == nil {
+			call, cancel := context.WithTimeout(ctx, callTimeout)
+			_, err = w.client.kube.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(call, h.Name, types.JSONPatchType, data, metav1.PatchOptions{})
+			cancel()
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			failed = w.failure(ctx, "the caBundle of webhook", h.Name, err)
+		}
+	}
+	return failed
+}
+
+// plainPEM drops comments between PEM blocks.
+func plainPEM(pem string) string {
+	var b strings.Builder
+	for line := range strings.Lines(pem) {
+		if !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// writeFindings puts what is wrong on the objects, and takes away what is not so any more.
+func (w *Writer) writeFindings(ctx context.Context, all map[mesh.Key][]mesh.Finding) (failed bool) {
+	if w.told == nil {
+		left, err := w.left(ctx)
+		if err != nil {
+			return w.failure(ctx, "statuses", "", err)
+		}
+		w.told = left
+	}
+	keys := maps.Clone(all)
+	for k := range w.told {
+		keys[k] = nil
+	}
+	for k := range keys {
+		now, was := all[k], w.told[k]
+		if slices.Equal(now, was) {
+			continue
+		}
+		if err := w.writeFinding(ctx, k, now); err != nil {
+			failed = w.failure(ctx, "the status of", k.String(), err)
+			continue
+		}
+		if w.told[k] = now; len(now) == 0 {
+			delete(w.told, k)
+		}
+	}
+	return failed
+}
+
+// condition is of Istio's own: istio.meta.v1alpha1.IstioCondition.
+const condition = "Reconciled"
+
+// left returns the objects on which a former leader left complaints.
+func (w *Writer) left(ctx context.Context) (map[mesh.Key][]mesh.Finding, error) {
+	left := map[mesh.Key][]mesh.Finding{}
+	for _, k := range resourceKinds() {
+		version, err := served(ctx, w.client, k)
+		if err != nil {
+			return nil, err
+		}
+		if version == "" {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		l, err := w.client.dynamic.Resource(schema.GroupVersionResource{Group: k.group, Version: version, Resource: k.plural}).List(call, metav1.ListOptions{})
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("listing %s: %w", k.plural, err)
+		}
+		for _, u := range l.Items {
+			cs, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+			for _, c := range cs {
+				if m, ok := c.(map[string]any); ok && m["type"] == condition && m["status"] == "False" {
+					key := mesh.Key{Cluster: w.cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}
+					left[key] = []mesh.Finding{{Object: key}}
+				}
+			}
+		}
+	}
+	return left, nil
+}
+
+func (w *Writer) writeFinding(ctx context.Context, k mesh.Key, now []mesh.Finding) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	about := corev1.ObjectReference{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, APIVersion: "v1"}
+	message := ""
+	for i, f := range now {
+		if i > 0 {
+			message += "; "
+		}
+		f.Object = mesh.Key{}
+		message += strings.TrimPrefix(f.String(), mesh.Key{}.String()+": ")
+	}
+	if i := slices.IndexFunc(resourceKinds(), func(r resourceKind) bool { return r.kind == k.Kind }); i >= 0 {
+		r := resourceKinds()[i]
+		version, err := served(ctx, w.client, r)
+		if err != nil || version == "" {
+			return err
+		}
+		about.APIVersion = r.group + "/" + version
+		api := w.client.dynamic.Resource(schema.GroupVersionResource{Group: r.group, Version: version, Resource: r.plural}).Namespace(k.Namespace)
+		u, err := api.Get(ctx, k.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading it: %w", err)
+		}
+		about.UID = u.GetUID()
+		if err := setCondition(u, message); err != nil {
+			return err
+		}
+		if _, err := api.UpdateStatus(ctx, u, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("writing it: %w", err)
+		}
+	} else if k.Kind == "Secret" && len(now) > 0 {
+		s, err := w.client.kube.CoreV1().Secrets(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading it: %w", err)
+		}
+		about.UID = s.UID
+	}
+	if len(now) == 0 {
+		return nil
+	}
+	return w.event(ctx, about, message)
+}
+
+func setCondition(u *unstructured.Unstructured, message string) error {
+	cs, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	cs = slices.DeleteFunc(cs, func(c any) bool { m, ok := c.(map[string]any); return ok && m["type"] == condition })
+	c := map[string]any{"type": condition, "status": "True", "reason": "Accepted", "lastTransitionTime": time.Now().UTC().Format(time.RFC3339)}
+	if message != "" {
+		c["status"], c["reason"], c["message"] = "False", "Invalid", message
+	}
+	if err := unstructured.SetNestedSlice(u.Object, append(cs, c), "status", "conditions"); err != nil {
+		return fmt.Errorf("setting condition %s: %w", condition, err)
+	}
+	return nil
+}
+
+// event tells of a problem; the same problem again counts up.
+func (w *Writer) event(ctx context.Context, about corev1.ObjectReference, message string) error {
+	if len(message) > 1000 {
+		message = message[:1000] + "…"
+	}
+	namespace := about.Namespace
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s/%s/%s/%s: %s", about.Kind, about.Namespace, about.Name, about.UID, message)
+	name := fmt.Sprintf("%.200s.%x", about.Name, h.Sum64())
+	now := metav1.Now()
+	api := w.client.kube.CoreV1().Events(namespace)
+	e := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, InvolvedObject: about, Reason: "Invalid", Message: message,
+		Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: "istiod"}, FirstTimestamp: now, LastTimestamp: now, Count: 1}
+	_, err := api.Create(ctx, e, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = api.Patch(ctx, name, types.MergePatchType, fmt.Appendf(nil, `{"lastTimestamp":%q}`, now.UTC().Format(time.RFC3339)), metav1.PatchOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("writing an event: %w", err)
+	}
+	return nil
+}
