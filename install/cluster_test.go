@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 )
@@ -251,22 +250,9 @@ func testUninstall(t *testing.T, c *Cluster) {
 	if err := c.Uninstall(ctx, refs, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
 		t.Fatal(err)
 	}
-	left := refs
-	for deadline := time.Now().Add(30 * time.Second); len(left) > 0; {
-		if left, err = c.Left(ctx, rm); err != nil {
-			t.Fatal(err)
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("left: %v", left)
-		}
-		// Foreground deletion waits for the garbage collector, which does not run here.
-		for _, r := range left {
-			ri, err := c.resource(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ri.Patch(ctx, r.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
-		}
+	left, err := c.Left(ctx, rm)
+	if err != nil || len(left) > 0 {
+		t.Fatalf("left: %v, %v", left, err)
 	}
 }
 

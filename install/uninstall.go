@@ -16,7 +16,7 @@ import (
 // Removal says what an uninstall takes away.
 type Removal struct {
 	Installs []string // names; all but the load balancer if empty
-	Purge    bool     // CRDs, self-signed CA, root ConfigMaps and leases, too
+	Purge    bool     // CRDs, self-signed CA and root ConfigMaps, too
 }
 
 // Left finds everything of the installs that is in the cluster: what the inventories list, what
@@ -99,8 +99,8 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 	return refs, nil
 }
 
-// ownMade finds what a control plane makes by itself: the root certificate in every namespace, its
-// self-signed CA and its leases.
+// ownMade finds what a control plane makes by itself: the root certificate in every namespace and
+// its self-signed CA.
 func (c *Cluster) ownMade(ctx context.Context) (refs []Ref, err error) {
 	cms, err := c.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=istio-ca-root-cert"})
 	if err != nil {
@@ -146,6 +146,9 @@ func (c *Cluster) Uninstall(ctx context.Context, refs []Ref, timeout time.Durati
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if err := c.waitGone(ctx, refs, rep.Progress); err != nil {
+		return err
+	}
 	rep.Done("Uninstall complete")
 	return nil
 }
@@ -164,7 +167,10 @@ func (c *Cluster) delete(ctx context.Context, r Ref) error {
 	if err != nil {
 		return err
 	}
-	policy := metav1.DeletePropagationForeground
+	policy := metav1.DeletePropagationBackground
+	if r.Kind == "Deployment" || r.Kind == "DaemonSet" {
+		policy = metav1.DeletePropagationForeground // gone means that its pods are
+	}
 	err = ri.Delete(ctx, r.Name, metav1.DeleteOptions{PropagationPolicy: &policy})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting %s: %w", r, explain(err))
