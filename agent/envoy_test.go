@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -172,20 +171,6 @@ func TestParseDownwardAPI(t *testing.T) {
 			t.Errorf("ParseDownwardAPI(%q) = %v, want an error", bad, got)
 		}
 	}
-}
-
-// freePorts returns ports that nothing listens on now.
-func freePorts(t *testing.T, n int) (ps []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ps = append(ps, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ps
 }
 
 // inbound is a listener that wants mutual TLS with the secrets of the agent, and answers "hello".

@@ -16,14 +16,19 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
@@ -33,6 +38,56 @@ import (
 
 	"github.com/carrick-mesh/carrick/resource"
 )
+
+// The tests run in a network namespace of their own, where root may make one: then the ports that
+// freePorts returns stay free.
+func TestMain(m *testing.M) {
+	const inside = "AGENT_TEST_NETNS"
+	if os.Getuid() != 0 || os.Getenv(inside) != "" {
+		if os.Getenv(inside) != "" {
+			lo, err := netlink.LinkByName("lo")
+			if err == nil {
+				err = netlink.LinkSetUp(lo)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "setting lo up:", err)
+				os.Exit(1)
+			}
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // Pdeathsig is of the thread
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			os.Exit(exit.ExitCode())
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+var nextPort atomic.Int32
+
+// freePorts returns ports that nothing listens on, below those that the kernel gives out.
+func freePorts(t *testing.T, n int) (ps []int) {
+	t.Helper()
+	for len(ps) < n {
+		port := 20000 + int(nextPort.Add(1))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		ps = append(ps, port)
+	}
+	return ps
+}
 
 // authority is a certificate and its key.
 type authority struct {
