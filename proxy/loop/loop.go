@@ -156,7 +156,11 @@ func (l *Loop) Close(fd int) {
 }
 
 // Again gives the handler of fd another turn after all others have had theirs.
-func (l *Loop) Again(fd int) { l.again = append(l.again, l.table[fd]) }
+func (l *Loop) Again(fd int) {
+	if l.table[fd].h != nil {
+		l.again = append(l.again, l.table[fd])
+	}
+}
 
 // Post runs f on the loop's goroutine, soon, and reports whether it will: false once Run has
 // ended. It may be called from any goroutine.

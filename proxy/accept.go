@@ -1,0 +1,432 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/clienthello"
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/tlsconn"
+)
+
+// socket is one listening socket. All workers watch it. It outlives configurations: a listener
+// that comes back in a changed form at the same address finds it open, its queue unharmed.
+type socket struct {
+	addr     netip.AddrPort
+	fd       int
+	listener string // name
+}
+
+type socketKey struct {
+	addr                  netip.AddrPort
+	transparent, freebind bool
+}
+
+func (s *socket) close() { loop.CloseFD(s.fd) }
+
+// bind opens the sockets that s needs and closes those that it does not. p.mu is held.
+func (p *Proxy) bind(s *snapshot) (errs []error) {
+	want := map[socketKey]*config.Listener{}
+	for _, l := range s.cfg.Listeners {
+		if !l.Bind || l.API != nil {
+			continue
+		}
+		for _, a := range l.Addresses {
+			want[socketKey{a, l.Transparent, l.Freebind}] = l
+		}
+	}
+	for k, sk := range p.sockets {
+		if want[k] == nil {
+			delete(p.sockets, k)
+			p.unwatch(sk)
+		}
+	}
+	for k, l := range want {
+		if sk := p.sockets[k]; sk != nil {
+			sk.listener = l.Name
+			continue
+		}
+		fd, err := loop.Listen(k.addr, loop.ListenOptions{Backlog: l.Backlog, Transparent: l.Transparent, Freebind: l.Freebind})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %q: binding %s: %w", l.Name, k.addr, err))
+			continue
+		}
+		sk := &socket{addr: loop.LocalAddr(fd), fd: fd, listener: l.Name}
+		if k.addr.Port() != 0 {
+			sk.addr = k.addr
+		}
+		p.sockets[k] = sk
+		for _, w := range p.workers {
+			w.loop.Post(func() { w.watch(sk, k.addr) })
+		}
+	}
+	return errs
+}
+
+// Addr returns the address that the first socket of a listener is bound to: with port 0 in the
+// configuration, the one that the system chose.
+func (p *Proxy) Addr(listener string) (netip.AddrPort, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, sk := range p.sockets {
+		if sk.listener == listener {
+			return sk.addr, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// unwatch closes a socket once every worker has taken what waits on it and has let go of it.
+func (p *Proxy) unwatch(sk *socket) {
+	var left sync.WaitGroup
+	left.Add(len(p.workers))
+	for _, w := range p.workers {
+		ok := w.loop.Post(func() {
+			if a := w.acceptors[sk]; a != nil {
+				delete(w.acceptors, sk)
+				w.loop.Forget(sk.fd)
+			}
+			left.Done()
+		})
+		if !ok {
+			left.Done()
+		}
+	}
+	if !p.spawn(func(context.Context) { left.Wait(); sk.close() }) {
+		sk.close()
+	}
+}
+
+// acceptor is a worker's view of a socket.
+type acceptor struct {
+	w    *worker
+	sk   *socket
+	key  netip.AddrPort // as configured
+	wait loop.Timer
+}
+
+func (w *worker) watch(sk *socket, key netip.AddrPort) {
+	a := &acceptor{w: w, sk: sk, key: key}
+	a.wait.Fire = func() { w.listen(a) }
+	w.acceptors[sk] = a
+	w.listen(a)
+}
+
+func (w *worker) listen(a *acceptor) {
+	if w.acceptors[a.sk] != a {
+		return
+	}
+	if err := w.loop.WatchListener(a.sk.fd, a); err != nil {
+		w.p.log.Error("cannot watch listening socket", "address", a.sk.addr, "error", err)
+	}
+}
+
+// Ready accepts the connections that wait.
+func (a *acceptor) Ready(loop.Events) {
+	w := a.w
+	l := w.snapshot().byAddr[a.key]
+	n := 64
+	if l != nil && l.MaxAccepts > 0 {
+		n = l.MaxAccepts
+	}
+	for range n {
+		fd, peer, e := loop.Accept(a.sk.fd)
+		switch {
+		case e == loop.Again:
+			return
+		case e == syscall.ECONNABORTED || e == syscall.EINTR || e == syscall.EPROTO:
+			continue
+		case e != 0:
+			// Out of descriptors or memory: look away for a while instead of turning in circles.
+			w.p.log.Error("cannot accept", "address", a.sk.addr, "error", e)
+			w.loop.Forget(a.sk.fd)
+			w.loop.Arm(&a.wait, 100*time.Millisecond)
+			return
+		}
+		if l == nil {
+			loop.CloseFD(fd)
+			continue
+		}
+		loop.NoDelay(fd)
+		if k := l.Keepalive; k != nil {
+			loop.Keepalive(fd, k.Idle, k.Interval, int(k.Probes), k.UserTimeout)
+		}
+		to := w.p.lightest(w)
+		if to == w || !to.loop.Post(func() { to.open(fd, peer, l) }) {
+			w.open(fd, peer, l)
+		}
+	}
+}
+
+// lightest returns the worker with the fewest connections; w if it is among them.
+func (p *Proxy) lightest(w *worker) *worker {
+	best, n := w, p.load[w.idx].Load()
+	for i := range p.load {
+		if k := p.load[i].Load(); k < n {
+			best, n = p.workers[i], k
+		}
+	}
+	return best
+}
+
+// downstream is a connection that was accepted, with what is known of it.
+type downstream struct {
+	c        *conn
+	id       uint64
+	listener *config.Listener // the one whose chains apply
+	chain    *config.FilterChain
+	match    config.Conn
+	start    time.Time
+	tls      *tlsState // nil: plaintext
+	first    []byte    // what the inspectors read
+	timer    loop.Timer
+	h2       bool
+}
+
+// open begins a connection.
+func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
+	d := &downstream{id: w.p.connID.Add(1), start: w.loop.Now()}
+	c, err := w.newConn(fd, peer, d)
+	if err != nil {
+		w.p.log.Error("cannot watch connection", "error", err)
+		return
+	}
+	d.c = c
+	c.connected = true
+	c.local = loop.LocalAddr(fd)
+	if l.OriginalDst || l.UseOriginalDst {
+		if dst, ok := loop.OriginalDst(fd, c.local.Addr().Is6()); ok {
+			c.local = dst
+		}
+	}
+	if l.UseOriginalDst {
+		l = w.snapshot().find(l, c.local)
+	}
+	d.listener = l
+	d.match = config.Conn{Local: c.local, Remote: peer, Direct: peer, Transport: "raw_buffer"}
+	w.addSession(d)
+	if d.inspects() {
+		d.timer.Fire = d.timeout
+		if l.FilterTimeout > 0 {
+			w.loop.Arm(&d.timer, l.FilterTimeout)
+		}
+		return // bytes that are there already make an edge
+	}
+	d.serve()
+}
+
+func (d *downstream) inspects() bool {
+	return d.wants(d.listener.TLSInspector) || d.wants(d.listener.HTTPInspector)
+}
+
+func (d *downstream) wants(i *config.Inspector) bool {
+	return i != nil && !i.Disabled.Holds(d.match.Local.Port())
+}
+
+func (d *downstream) drain() {} // still being inspected
+
+func (d *downstream) end() {
+	d.timer.Stop()
+	d.c.w.removeSession(d)
+	d.c.close()
+}
+
+func (d *downstream) onWrite() {}
+
+func (d *downstream) onFail(error) {
+	d.timer.Stop()
+	d.c.w.removeSession(d)
+}
+
+func (d *downstream) timeout() {
+	if d.listener.ContinueOnTimeout {
+		d.serve()
+		return
+	}
+	d.end()
+}
+
+// maxInspect bounds what inspectors look at.
+const maxInspect = 16 << 10
+
+func (d *downstream) onRead() {
+	for d.c.readable {
+		b, err := d.c.read()
+		if err != nil && !(errors.Is(err, io.EOF) && len(d.first) > 0) {
+			d.end()
+			return
+		}
+		if len(b) > 0 {
+			d.first = append(d.first, b...)
+		}
+		if d.inspect(err != nil || len(d.first) > maxInspect) {
+			d.serve()
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// inspect looks at what has come and reports whether it is enough; last says that no more comes.
+func (d *downstream) inspect(last bool) (done bool) {
+	if len(d.first) == 0 {
+		return last
+	}
+	if d.wants(d.listener.TLSInspector) {
+		var h clienthello.Hello
+		switch err := clienthello.Parse(d.first, &h); err {
+		case nil:
+			d.match.Transport = "tls"
+			d.match.SNI = lower(h.ServerName)
+			for _, a := range h.Protocols {
+				d.match.ALPN = append(d.match.ALPN, string(a))
+			}
+			return true
+		case clienthello.ErrShort:
+			if !last {
+				return false
+			}
+		}
+	}
+	if d.wants(d.listener.HTTPInspector) {
+		proto, done := sniffHTTP(d.first)
+		if !done && !last {
+			return false
+		}
+		if proto != "" {
+			d.match.ALPN = append(d.match.ALPN[:0], proto)
+		}
+	}
+	return true
+}
+
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// sniffHTTP tells HTTP from other protocols by the first bytes, as Envoy's http_inspector names it.
+func sniffHTTP(b []byte) (proto string, done bool) {
+	n := min(len(b), len(preface))
+	if string(b[:n]) == preface[:n] {
+		if n == len(preface) {
+			return "h2c", true
+		}
+		return "", false
+	}
+	// A request line: method SP target SP HTTP/1.x CRLF.
+	i := 0
+	for i < len(b) && b[i] >= 'A' && b[i] <= 'Z' || i < len(b) && i > 0 && b[i] == '-' {
+		i++
+	}
+	if i == 0 || i > 32 || i < len(b) && b[i] != ' ' {
+		return "", true
+	}
+	for k := i; k < len(b); k++ {
+		if b[k] == '\n' {
+			line := b[:k]
+			if len(line) > 0 && line[len(line)-1] == '\r' {
+				line = line[:len(line)-1]
+			}
+			if v := len(line) - len(" HTTP/1.1"); v > i && string(line[v:v+8]) == " HTTP/1." {
+				switch line[v+8] {
+				case '1':
+					return "http/1.1", true
+				case '0':
+					return "http/1.0", true
+				}
+			}
+			return "", true
+		}
+		if b[k] < ' ' && b[k] != '\r' {
+			return "", true
+		}
+	}
+	return "", len(b) >= maxInspect
+}
+
+// lower returns b in lower case.
+func lower(b []byte) string {
+	for _, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			o := make([]byte, len(b))
+			for i, c := range b {
+				if 'A' <= c && c <= 'Z' {
+					c |= 0x20
+				}
+				o[i] = c
+			}
+			return string(o)
+		}
+	}
+	return string(b)
+}
+
+// serve chooses the filter chain and begins its work.
+func (d *downstream) serve() {
+	d.timer.Stop()
+	w := d.c.w
+	d.chain = d.listener.Match(&d.match)
+	if d.chain == nil {
+		w.logRefused(d, "filter_chain_not_found")
+		d.end()
+		return
+	}
+	if d.chain.TLS == nil {
+		d.dispatch()
+		return
+	}
+	cfg, err := w.p.tls.server(w.p, d.chain.TLS)
+	if err != nil {
+		w.p.log.Warn("cannot serve TLS", "listener", d.listener.Name, "error", err)
+		w.logRefused(d, "tls_context_not_ready")
+		d.end()
+		return
+	}
+	if t := d.chain.HandshakeTimeout; t > 0 {
+		d.timer.Fire = d.end
+		w.loop.Arm(&d.timer, t)
+	} else {
+		d.timer.Fire = d.end
+		w.loop.Arm(&d.timer, 15*time.Second)
+	}
+	first := d.first
+	d.first = nil
+	d.c.handshake(tlsconn.Server(cfg), first, d.secured)
+}
+
+// secured goes on after the TLS handshake.
+func (d *downstream) secured(err error) {
+	d.timer.Stop()
+	w := d.c.w
+	if err != nil {
+		w.p.tls.report(w.p, "downstream", d.match.Remote.String(), err)
+		w.logHandshake(d, err)
+		w.removeSession(d)
+		d.c.closeAfter()
+		return
+	}
+	d.tls = newTLSState(d.c.tls.State())
+	d.h2 = d.tls.info.ALPN == "h2"
+	d.dispatch()
+}
+
+// dispatch gives the connection to the chain's filter.
+func (d *downstream) dispatch() {
+	w := d.c.w
+	w.removeSession(d)
+	switch {
+	case d.chain.HTTP != nil:
+		w.serveHTTP(d)
+	case d.chain.TCP != nil:
+		w.serveTCP(d)
+	default:
+		d.c.close()
+	}
+}

@@ -1,0 +1,521 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/tlsconn"
+)
+
+const (
+	// highWater is how many bytes may wait for a connection before whoever fills it should stop.
+	highWater = 64 << 10
+	// direct is from how many bytes on a write skips the output buffer.
+	direct = 8 << 10
+	// maxEarly bounds the ciphertext that may come during a TLS handshake.
+	maxEarly = 128 << 10
+)
+
+// user is what a connection is used for. Its methods are called on the loop's goroutine.
+type user interface {
+	// onRead says that bytes may be read. It is also called for a turn asked for with again.
+	onRead()
+	// onWrite says that the output, which was full, is empty, or that the connection is made.
+	onWrite()
+	// onFail says that the connection failed; it is closed.
+	onFail(err error)
+}
+
+// conn is a TCP connection of one worker, plaintext or TLS. It knows how bytes get to and from
+// the socket, not what they mean.
+type conn struct {
+	w    *worker
+	fd   int
+	user user
+	tls  *tlsconn.Conn
+
+	out  []byte // not yet encrypted; flushed after the batch
+	wire []byte // what the socket had no room for, from off on
+	off  int
+
+	local, remote netip.AddrPort
+	host          *host // of an upstream connection, which counts there until it is closed
+	early         int   // bytes fed to the handshake
+
+	connected   bool // false while connecting
+	handshaking bool
+	peek        bool // TLS may hold plaintext without having got new ciphertext
+	readable    bool // the kernel may hold unread bytes
+	hup         bool // the kernel announced the end of the stream
+	blocked     bool // the socket is full
+	full        bool // output went over highWater; onWrite is due
+	dirty       bool // among the worker's dirty connections
+	finish      bool // send FIN when the output is empty
+	finished    bool // FIN sent
+	closing     bool // close when the output is empty
+	closed      bool
+	readErr     error
+	writeErr    error // the next flush fails the connection; never in the middle of a write
+	hsDone      func(error)
+}
+
+func (w *worker) newConn(fd int, remote netip.AddrPort, u user) (*conn, error) {
+	c := &conn{w: w, fd: fd, user: u, remote: remote}
+	if err := w.loop.Watch(fd, c); err != nil {
+		loop.CloseFD(fd)
+		return nil, err
+	}
+	return c, nil
+}
+
+// Ready implements loop.Handler.
+func (c *conn) Ready(ev loop.Events) {
+	if ev == 0 {
+		c.user.onRead()
+		return
+	}
+	if !c.connected {
+		if ev&(loop.Err|loop.Hup) != 0 {
+			err := loop.Failure(c.fd)
+			if err == nil {
+				err = syscall.ECONNREFUSED
+			}
+			c.fail(err)
+			return
+		}
+		if ev&loop.Out == 0 {
+			return
+		}
+		c.connected = true
+		c.local = loop.LocalAddr(c.fd)
+		c.user.onWrite()
+		if c.closed {
+			return
+		}
+		if ev&(loop.In|loop.RdHup) == 0 {
+			return
+		}
+	}
+	if ev&loop.Err != 0 {
+		err := loop.Failure(c.fd)
+		if err == nil {
+			err = syscall.ECONNRESET
+		}
+		c.fail(err)
+		return
+	}
+	if ev&(loop.In|loop.RdHup|loop.Hup) != 0 {
+		c.readable = true
+		c.hup = c.hup || ev&(loop.RdHup|loop.Hup) != 0
+	}
+	if ev&loop.Out != 0 && c.blocked {
+		c.blocked = false
+		c.flush()
+		if c.closed {
+			return
+		}
+	}
+	if c.readable {
+		if c.handshaking {
+			c.feed()
+		} else {
+			c.user.onRead()
+		}
+	}
+}
+
+// fail closes c and tells its user.
+func (c *conn) fail(err error) {
+	if c.closed {
+		return
+	}
+	if c.handshaking {
+		c.tls.Abort()
+	}
+	c.close()
+	c.user.onFail(err)
+}
+
+// read returns plaintext that has come, good until the worker's next read: nothing without an
+// error if there is none, io.EOF at the end.
+func (c *conn) read() ([]byte, error) {
+	w := c.w
+	if c.tls == nil {
+		n, e := loop.Read(c.fd, w.in)
+		return c.got(w.in, n, e)
+	}
+	if c.readErr != nil {
+		c.readable = false
+		return nil, c.readErr
+	}
+	for {
+		var cipher []byte
+		if !c.peek && !c.tls.Buffered() {
+			n, e := loop.Read(c.fd, w.cin)
+			b, err := c.got(w.cin, n, e)
+			if err != nil || len(b) == 0 {
+				return nil, err
+			}
+			cipher = b
+		}
+		c.peek = false
+		n, err := c.tls.Read(cipher, w.in)
+		if err != nil && err != tlsconn.ErrAgain {
+			c.mark() // an alert may be waiting
+			c.readErr, c.readable = err, n > 0
+		} else if n == len(w.in) {
+			c.readable = true
+		}
+		if n > 0 {
+			return w.in[:n], nil
+		}
+		if c.readErr != nil || !c.readable {
+			return nil, c.readErr
+		}
+	}
+}
+
+// got interprets the result of a read from the socket. A short read has drained it: the next
+// edge will tell, unless the kernel has already told of the end.
+func (c *conn) got(buf []byte, n int, e syscall.Errno) ([]byte, error) {
+	switch {
+	case e == loop.Again:
+		c.readable = false
+		return nil, nil
+	case e != 0:
+		c.readable = false
+		return nil, e
+	case n == 0:
+		c.readable = false
+		return nil, io.EOF
+	}
+	if n < len(buf) {
+		c.readable = c.hup
+	}
+	return buf[:n], nil
+}
+
+// again asks for another onRead after other connections had their turn.
+func (c *conn) again() { c.w.loop.Again(c.fd) }
+
+// write sends b, at the latest after the current batch of events. b is not kept.
+func (c *conn) write(b []byte) {
+	if c.closed || c.finish || c.writeErr != nil || len(b) == 0 {
+		return
+	}
+	if len(b) >= direct && c.idle() {
+		c.send(b)
+		return
+	}
+	if c.out == nil {
+		c.out = c.w.buf()
+	}
+	c.out = append(c.out, b...)
+	c.mark()
+}
+
+// idle reports whether b could go straight to the socket.
+func (c *conn) idle() bool {
+	return c.connected && !c.handshaking && !c.blocked && len(c.out) == 0 && len(c.wire) == 0
+}
+
+// buffer returns the output buffer to append to; put it back with setBuffer.
+func (c *conn) buffer() []byte {
+	if c.out == nil {
+		return c.w.buf()
+	}
+	return c.out
+}
+
+func (c *conn) setBuffer(b []byte) {
+	if c.closed || c.finish {
+		c.w.recycle(b)
+		return
+	}
+	c.out = b
+	c.mark()
+}
+
+func (c *conn) mark() {
+	if !c.dirty && !c.closed {
+		c.dirty = true
+		c.w.dirty = append(c.w.dirty, c)
+	}
+}
+
+// isFull reports whether enough is waiting; if so onWrite will come.
+func (c *conn) isFull() bool {
+	if len(c.out)+len(c.wire)-c.off > highWater {
+		c.full = true
+	}
+	return c.full
+}
+
+// flush writes what waits. It may fail the connection.
+func (c *conn) flush() {
+	if c.writeErr != nil {
+		c.fail(c.writeErr)
+		return
+	}
+	if c.handshaking {
+		c.writeWire()
+		return
+	}
+	if c.closed || !c.connected || c.blocked {
+		return
+	}
+	if len(c.wire) > 0 {
+		n, e := loop.Write(c.fd, c.wire[c.off:])
+		c.off += n
+		if e == loop.Again {
+			c.blocked = true
+			return
+		}
+		if e != 0 {
+			c.broken(e)
+			return
+		}
+		c.w.recycle(c.wire)
+		c.wire, c.off = nil, 0
+	}
+	if out := c.out; len(out) > 0 {
+		c.out = nil
+		ok := c.send(out)
+		c.w.recycle(out)
+		if !ok {
+			return
+		}
+	} else if c.tls != nil {
+		if b := c.tls.Flush(c.w.cout[:0]); len(b) > 0 && !c.put(b) {
+			return
+		}
+	}
+	c.emptied()
+}
+
+// send encrypts if need be and writes b; false if not all has gone. Nothing may be waiting.
+func (c *conn) send(b []byte) bool {
+	if c.tls == nil {
+		return c.put(b)
+	}
+	out, err := c.tls.Write(c.w.cout[:0], b)
+	if cap(out) <= maxKeep {
+		c.w.cout = out
+	}
+	if err != nil {
+		c.broken(err)
+		return false
+	}
+	return c.put(out)
+}
+
+// put writes b to the socket and keeps what it has no room for.
+func (c *conn) put(b []byte) bool {
+	n, e := loop.Write(c.fd, b)
+	if e == 0 {
+		return true
+	}
+	if e != loop.Again {
+		c.broken(e)
+		return false
+	}
+	c.wire, c.off = append(c.w.buf(), b[n:]...), 0
+	c.blocked = true
+	return false
+}
+
+// broken lets the next flush fail the connection.
+func (c *conn) broken(err error) {
+	c.writeErr = err
+	c.mark()
+}
+
+// emptied does what was to be done once all output has gone.
+func (c *conn) emptied() {
+	if c.closing {
+		c.close()
+		return
+	}
+	if c.finish && !c.finished {
+		c.finished = true
+		if c.tls != nil {
+			if b := c.tls.CloseWrite(c.w.cout[:0]); !c.put(b) {
+				return
+			}
+		}
+		loop.CloseWrite(c.fd)
+	}
+	if c.full {
+		c.full = false
+		c.user.onWrite()
+	}
+}
+
+// closeWrite sends the end of the stream after what waits.
+func (c *conn) closeWrite() {
+	if !c.finish && !c.closed {
+		c.finish = true
+		c.mark()
+	}
+}
+
+// closeAfter closes c once its output has gone, or after a second.
+func (c *conn) closeAfter() {
+	if c.closed || c.closing {
+		return
+	}
+	c.closing = true
+	l := &lingerer{c: c}
+	l.timer.Fire = c.close
+	c.user = l
+	c.w.loop.Arm(&l.timer, time.Second)
+	c.mark()
+}
+
+// linger sends the end of the stream after what waits and then reads, for a second at most, what
+// the peer is still sending: closing at once would reset the connection, and the answer with it.
+func (c *conn) linger() {
+	if c.closed {
+		return
+	}
+	l := &lingerer{c: c}
+	l.timer.Fire = c.close
+	c.user = l
+	c.w.loop.Arm(&l.timer, time.Second)
+	c.closeWrite()
+	if c.readable {
+		c.again()
+	}
+}
+
+type lingerer struct {
+	c     *conn
+	timer loop.Timer
+}
+
+func (l *lingerer) onRead() {
+	for l.c.readable && !l.c.closed {
+		if _, err := l.c.read(); err != nil {
+			l.c.closing = true // once the output has gone
+			l.c.mark()
+			return
+		}
+	}
+}
+func (l *lingerer) onWrite() {}
+func (l *lingerer) onFail(error) {
+	l.timer.Stop()
+	l.c.close()
+}
+
+func (c *conn) close() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	c.uncount()
+	if c.handshaking {
+		c.tls.Abort()
+	}
+	if l, ok := c.user.(*lingerer); ok {
+		l.timer.Stop()
+	}
+	c.w.recycle(c.out)
+	c.w.recycle(c.wire)
+	c.out, c.wire, c.off = nil, nil, 0
+	c.w.loop.Close(c.fd)
+}
+
+// errHandshakeFlood ends connections that send too much before the handshake is done.
+var errHandshakeFlood = errors.New("too many bytes during the TLS handshake")
+
+// handshake makes c a TLS connection; done is called when that has succeeded or failed, unless
+// c fails or is closed before. first is ciphertext that was read already.
+func (c *conn) handshake(t *tlsconn.Conn, first []byte, done func(error)) {
+	c.tls, c.handshaking, c.hsDone = t, true, done
+	w := c.w
+	t.Feed(first)
+	started := w.p.spawn(func(ctx context.Context) {
+		err := t.Handshake(ctx, func() { w.loop.Post(c.handshakeOutput) })
+		w.loop.Post(func() { c.handshakeEnd(err) })
+	})
+	if !started {
+		c.fail(errStopped)
+		return
+	}
+	if c.readable {
+		c.feed()
+	}
+}
+
+func (c *conn) feed() {
+	for c.readable {
+		n, e := loop.Read(c.fd, c.w.cin)
+		b, err := c.got(c.w.cin, n, e)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		if c.early += len(b); c.early > maxEarly {
+			c.fail(errHandshakeFlood)
+			return
+		}
+		c.tls.Feed(b)
+	}
+}
+
+func (c *conn) handshakeOutput() {
+	if c.closed {
+		return
+	}
+	c.wire = c.tls.Output(c.wire)
+	c.writeWire()
+}
+
+// writeWire writes what waits as ciphertext.
+func (c *conn) writeWire() {
+	if c.blocked || len(c.wire) == c.off {
+		return
+	}
+	n, e := loop.Write(c.fd, c.wire[c.off:])
+	c.off += n
+	switch {
+	case e == loop.Again:
+		c.blocked = true
+	case e != 0:
+		c.broken(e)
+	default:
+		c.wire, c.off = c.wire[:0], 0
+	}
+}
+
+func (c *conn) handshakeEnd(err error) {
+	if c.closed {
+		return
+	}
+	c.handshakeOutput() // also the alert
+	if c.closed {
+		return
+	}
+	c.handshaking = false
+	if err != nil {
+		c.hsDone(err)
+		return
+	}
+	c.tls.Start()
+	c.peek = true
+	if len(c.wire) == 0 {
+		c.wire = nil
+	}
+	c.hsDone(nil)
+	if !c.closed {
+		c.mark()
+		c.readable = true
+		c.again()
+	}
+}

@@ -1,0 +1,488 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"strconv"
+
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/header"
+	"github.com/carrick-mesh/carrick/proxy/http1"
+	"github.com/carrick-mesh/carrick/proxy/loop"
+)
+
+// downConn is an HTTP/1 connection from a client. It has one request at a time; a pipelined one
+// waits in the buffer.
+type downConn struct {
+	d *downstream
+	c *conn
+	w *worker
+
+	s       *stream // nil: between requests
+	in      []byte  // a partial head, or what came after the current request
+	scanned int
+	msg     http1.Message
+	body    http1.Body
+	served  uint32
+	timer   loop.Timer // idle, or for the head
+
+	chunked  bool // the response's body goes in chunks
+	closeNow bool // after the current response
+	tunnel   bool // after an upgrade: bytes both ways
+	waiting  bool // a head has begun and the timer is the head's
+	begun    bool // the first byte of the current request has come
+}
+
+// serveHTTP begins to serve requests on d.
+func (w *worker) serveHTTP(d *downstream) {
+	h2 := d.h2 || d.chain.HTTP.Codec == config.CodecHTTP2 || len(d.first) >= len(preface) && string(d.first[:len(preface)]) == preface
+	if h2 {
+		w.serveHTTP2(d)
+		return
+	}
+	x := &downConn{d: d, c: d.c, w: w}
+	x.timer.Fire = x.onTimer
+	d.c.user = x
+	w.addSession(x)
+	x.rest()
+	if len(d.first) > 0 {
+		x.in = append(w.buf(), d.first...)
+		d.first = nil
+		d.c.again()
+	} else if d.c.readable {
+		d.c.again()
+	}
+}
+
+// rest waits for the next request.
+func (x *downConn) rest() {
+	x.waiting, x.begun = false, false
+	if x.w.p.draining.Load() {
+		x.c.closeAfter()
+		x.w.removeSession(x)
+		x.timer.Stop()
+		return
+	}
+	if t := x.d.chain.HTTP.IdleTimeout; t > 0 {
+		x.w.loop.Arm(&x.timer, t)
+	} else {
+		x.timer.Stop()
+	}
+}
+
+func (x *downConn) onTimer() {
+	if x.waiting {
+		x.w.replyRaw(x, &http1.Error{Status: 408, Details: "request_header_timeout"}, "request timeout")
+		return
+	}
+	x.end()
+}
+
+// drain implements session: an idle connection ends now, another after its response.
+func (x *downConn) drain() {
+	if x.s == nil && !x.begun && len(x.in) == 0 {
+		x.timer.Stop()
+		x.w.removeSession(x)
+		x.c.linger()
+	}
+}
+
+func (x *downConn) end() {
+	x.timer.Stop()
+	x.w.removeSession(x)
+	if x.s != nil {
+		x.s.downReset("downstream_local_disconnect(proxy_stopped)")
+	}
+	x.free()
+	x.c.close()
+}
+
+func (x *downConn) free() {
+	if x.in != nil {
+		x.w.recycle(x.in)
+		x.in = nil
+	}
+}
+
+func (x *downConn) onFail(error) {
+	x.timer.Stop()
+	x.w.removeSession(x)
+	if x.s != nil {
+		x.s.downReset("downstream_remote_disconnect")
+	}
+	x.free()
+}
+
+func (x *downConn) onWrite() {
+	if x.s != nil {
+		x.s.downWritable()
+	}
+}
+
+// gone ends a connection whose client has left.
+func (x *downConn) gone() {
+	if x.c.closed {
+		return
+	}
+	x.c.close()
+	x.onFail(io.EOF)
+}
+
+func (x *downConn) onRead() {
+	if len(x.in) > 0 && (x.s == nil || !x.s.reqDone && !x.inHead()) {
+		b := x.in
+		x.in = nil
+		x.scannedFrom(b)
+		x.w.recycle(b)
+		if x.c.closed {
+			return
+		}
+	}
+	for x.c.readable && !x.c.closed && x.c.user == user(x) {
+		if x.s != nil {
+			if x.s.reqDone && !x.tunnel {
+				x.watch()
+				return
+			}
+			if !x.s.wantsBody() {
+				return // the stream will resume us
+			}
+		}
+		b, err := x.c.read()
+		if len(b) > 0 {
+			x.take(b)
+			continue
+		}
+		if err == nil {
+			return
+		}
+		x.eof(err)
+		return
+	}
+}
+
+// inHead reports whether x.in is the start of a head.
+func (x *downConn) inHead() bool { return x.s == nil }
+
+// scannedFrom takes bytes that were kept.
+func (x *downConn) scannedFrom(b []byte) {
+	x.scanned = 0
+	x.take(b)
+}
+
+// watch notices that the client leaves while it should wait for its response. Bytes of a next
+// request stay in the kernel.
+func (x *downConn) watch() {
+	if !x.c.hup {
+		return
+	}
+	if x.c.tls == nil {
+		var b [1]byte
+		p := append(x.w.scratch[:0], b[:]...)
+		if n, e := loop.Peek(x.c.fd, p); e == 0 && n > 0 {
+			return // a pipelined request comes first
+		}
+	}
+	// The client has closed its side. It may still read (half-close), but Envoy, too, takes it for gone.
+	x.gone()
+}
+
+func (x *downConn) eof(err error) {
+	if x.tunnel && errors.Is(err, io.EOF) && x.s != nil {
+		x.s.reqComplete(false)
+		return
+	}
+	x.gone()
+}
+
+// take works through bytes from the client.
+func (x *downConn) take(b []byte) {
+	for len(b) > 0 && !x.c.closed && x.c.user == user(x) {
+		switch {
+		case x.s == nil:
+			n := x.takeHead(b)
+			if n < 0 {
+				return
+			}
+			b = b[n:]
+		case x.tunnel:
+			x.s.reqData(b)
+			return
+		case x.s.reqDone:
+			x.in = append(x.w.buf(), b...) // the next request, early
+			x.scanned = 0
+			return
+		default:
+			data, n, err := x.body.Next(b, &x.s.reqTrailers)
+			if err != nil {
+				x.badBody(err)
+				return
+			}
+			b = b[n:]
+			if len(data) > 0 {
+				x.s.reqData(data)
+			}
+			if x.s != nil && x.body.Done() {
+				x.s.reqComplete(x.s.reqTrailers.Len() > 0)
+			}
+		}
+	}
+}
+
+func (x *downConn) badBody(err error) {
+	s := x.s
+	x.closeNow = true
+	if s.responded {
+		x.gone()
+		return
+	}
+	var e *http1.Error
+	errors.As(err, &e)
+	s.detach()
+	s.reqDone = true
+	s.reply(400, "", e.Details)
+}
+
+// takeHead looks for a request head at the start of what came so far. It returns how many bytes of b
+// it used, or -1 if there is nothing to go on with.
+func (x *downConn) takeHead(b []byte) int {
+	data, had := b, len(x.in)
+	if had == 0 {
+		if n := http1.Blank(b); n > 0 { // empty lines before a request
+			return n
+		}
+	} else {
+		x.in = append(x.in, b...)
+		data = x.in
+	}
+	hcm := x.d.chain.HTTP
+	x.begun = true
+	limit := int(hcm.MaxHeaderBytes)
+	n := http1.End(data, x.scanned)
+	if n > limit || n == 0 && len(data) > limit {
+		x.w.replyRaw(x, http1.ErrTooLarge, "")
+		return -1
+	}
+	if n == 0 {
+		if header.Lower[data[0]] == 0 {
+			x.w.replyRaw(x, http1.ErrRequestLine, "")
+			return -1
+		}
+		if had == 0 {
+			x.in = append(x.w.buf(), b...)
+		}
+		x.scanned = len(data)
+		if !x.waiting && hcm.RequestHeadersTimeout > 0 {
+			x.waiting = true
+			x.w.loop.Arm(&x.timer, hcm.RequestHeadersTimeout)
+		}
+		return -1
+	}
+	x.timer.Stop()
+	x.waiting, x.scanned = false, 0
+	x.adopt()
+	s := x.w.newStream(x.d, x)
+	opt := http1.Options{MaxFields: int(x.d.chain.HTTP.MaxHeaders), AllowChunkedLength: x.d.chain.HTTP.HTTP1.AllowChunkedLength}
+	err := http1.ParseRequest(data[:n], &s.req, &x.msg, &opt)
+	if had > 0 {
+		x.w.recycle(x.in)
+		x.in = nil
+	}
+	x.s = s
+	x.served++
+	x.start(s, err)
+	return n - had
+}
+
+// adopt moves the connection on to the current configuration if its listener still takes it in
+// the same way; otherwise this request is its last.
+func (x *downConn) adopt() {
+	snap := x.w.snapshot()
+	l := snap.listeners[x.d.listener.Name]
+	if l == x.d.listener {
+		return
+	}
+	if l != nil {
+		if c := l.Match(&x.d.match); c != nil && c.HTTP != nil && (c.TLS == x.d.chain.TLS || x.d.tls == nil && c.TLS == nil) {
+			x.d.listener, x.d.chain = l, c
+			return
+		}
+	}
+	x.closeNow = true
+}
+
+// start begins the stream of a head that was parsed, or refused with err.
+func (x *downConn) start(s *stream, err error) {
+	m := &x.msg
+	hcm := s.hcm
+	s.protocol = "HTTP/1.1"
+	if m.Minor == 0 {
+		s.protocol = "HTTP/1.0"
+	}
+	x.chunked = false
+	if m.Close || hcm.MaxRequests > 0 && x.served >= hcm.MaxRequests || x.w.p.draining.Load() {
+		x.closeNow = true
+	}
+	if err != nil {
+		var e *http1.Error
+		errors.As(err, &e)
+		x.closeNow = true
+		s.reqDone = true
+		s.reply(e.Status, "", e.Details)
+		return
+	}
+	method := s.req.Pseudo(header.Method)
+	s.head, s.connect = method == "HEAD", method == "CONNECT"
+	s.upgrade, s.expect, s.acceptsTrailers = m.Upgrade, m.Expect100, m.Trailers
+	if m.Minor == 0 {
+		if !hcm.HTTP1.Accept10 {
+			x.closeNow = true
+			s.reqDone = true
+			s.reply(426, "", "low_version")
+			return
+		}
+		if s.req.Pseudo(header.Authority) == "" {
+			if hcm.HTTP1.DefaultHost == "" {
+				x.closeNow, s.reqDone = true, true
+				s.reply(400, "", "missing_host_header")
+				return
+			}
+			s.req.SetPseudo(header.Authority, hcm.HTTP1.DefaultHost)
+		}
+	}
+	switch {
+	case m.Chunked:
+		x.body.Chunked()
+	case m.HasLength:
+		x.body.Length(m.Length)
+	default:
+		x.body.Length(0)
+	}
+	if s.expect && !hcm.Proxy100Continue {
+		s.expect = false
+		x.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	} else if s.expect {
+		s.req.Set("expect", "100-continue")
+	}
+	x.tunnel = s.upgrade && s.req.Has("upgrade") && !x.isH2C(s) || s.connect
+	if x.tunnel {
+		x.body.UntilClose()
+	}
+	s.begin(x.body.Done())
+}
+
+func (x *downConn) isH2C(s *stream) bool {
+	u := s.req.First("upgrade")
+	return len(u) == 3 && (u[0]|0x20) == 'h' && u[1] == '2' && (u[2]|0x20) == 'c'
+}
+
+// The methods below make downConn a client.
+
+func (x *downConn) sendHead(s *stream, end bool) {
+	h := &s.resp
+	status, _ := strconv.Atoi(h.Pseudo(header.Status))
+	f := http1.Framing{Minor0: x.msg.Minor == 0}
+	if x.tunnel {
+		if status == 101 || s.connect && status == 200 {
+			f.Upgrade = status == 101
+			x.c.setBuffer(http1.AppendResponse(x.c.buffer(), h, f))
+			return
+		}
+		x.tunnel = false // refused
+		x.closeNow = true
+	}
+	switch {
+	case s.head || status == 204 || status == 304:
+	case end && !h.Has("content-length"):
+		h.Add("content-length", "0")
+	case !end && !h.Has("content-length"):
+		if f.Minor0 {
+			x.closeNow = true // the end of the connection is the end of the body
+		} else {
+			f.Chunked, x.chunked = true, true
+		}
+	}
+	if x.w.p.draining.Load() || !s.reqDone && !x.tunnel && end {
+		x.closeNow = true
+	}
+	f.Close = x.closeNow
+	x.c.setBuffer(http1.AppendResponse(x.c.buffer(), h, f))
+}
+
+func (x *downConn) sendData(s *stream, b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if !x.chunked {
+		x.c.write(b)
+		return
+	}
+	x.c.setBuffer(http1.AppendChunkHead(x.c.buffer(), len(b)))
+	x.c.write(b)
+	x.c.setBuffer(append(x.c.buffer(), http1.ChunkEnd...))
+}
+
+func (x *downConn) sendEnd(s *stream, t *header.Header) {
+	if x.chunked {
+		if t != nil && !x.d.chain.HTTP.HTTP1.Trailers {
+			t = nil
+		}
+		x.c.setBuffer(http1.AppendLastChunk(x.c.buffer(), t))
+	}
+}
+
+func (x *downConn) sendInformational(s *stream, status int) {
+	if x.msg.Minor == 1 {
+		x.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	}
+}
+
+func (x *downConn) full() bool { return x.c.isFull() }
+
+func (x *downConn) resume() {
+	if x.c.readable || len(x.in) > 0 {
+		x.c.again()
+	}
+}
+
+// done ends the current request.
+func (x *downConn) done(s *stream, complete bool) {
+	x.s = nil
+	if x.c.closed {
+		return
+	}
+	switch {
+	case !complete:
+		// The client must see that the response was cut short, even if the end of the
+		// connection would otherwise be the end of the body.
+		x.timer.Stop()
+		x.w.removeSession(x)
+		x.free()
+		if len(x.c.out)+len(x.c.wire) == 0 || !x.chunked {
+			loop.ResetOnClose(x.c.fd)
+		}
+		x.c.closeAfter()
+	case x.tunnel, x.closeNow, !s.reqDone:
+		x.timer.Stop()
+		x.w.removeSession(x)
+		x.free()
+		x.c.linger()
+	default:
+		x.rest()
+		if len(x.in) > 0 || x.c.readable {
+			x.c.again()
+		}
+	}
+}
+
+// replyRaw answers a client whose request never became a stream, and ends the connection.
+func (w *worker) replyRaw(x *downConn, e *http1.Error, body string) {
+	x.closeNow = true
+	x.timer.Stop()
+	s := w.newStream(x.d, x)
+	x.s = s
+	x.msg = http1.Message{Minor: 1}
+	s.protocol = "HTTP/1.1"
+	s.reqDone = true
+	s.reply(e.Status, body, e.Details)
+}

@@ -1,0 +1,191 @@
+package proxy
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/header"
+)
+
+// logFiles are the files that access logs go to, shared by the workers.
+type logFiles struct {
+	mu    sync.Mutex
+	files map[string]*os.File
+}
+
+// open returns the file of that path; it stays open.
+func (l *logFiles) open(path string) (*os.File, error) {
+	switch path {
+	case "/dev/stdout":
+		return os.Stdout, nil
+	case "/dev/stderr":
+		return os.Stderr, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.files[path]; f != nil {
+		return f, nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening access log: %w", err)
+	}
+	if l.files == nil {
+		l.files = map[string]*os.File{}
+	}
+	l.files[path] = f
+	return f, nil
+}
+
+// logSink gathers a worker's lines for one file.
+type logSink struct {
+	f   *os.File
+	buf []byte
+}
+
+const logBuffer = 32 << 10
+
+func (w *worker) sink(path string) *logSink {
+	k := w.logs[path]
+	if k == nil {
+		k = &logSink{}
+		var err error
+		if k.f, err = w.p.logs.open(path); err != nil {
+			w.p.log.Error("cannot log requests", "path", path, "error", err)
+		}
+		w.logs[path] = k
+	}
+	return k
+}
+
+func (w *worker) flushLogs() {
+	for _, k := range w.logs {
+		k.flush()
+	}
+}
+
+func (k *logSink) flush() {
+	if len(k.buf) == 0 || k.f == nil {
+		k.buf = k.buf[:0]
+		return
+	}
+	k.f.Write(k.buf) // an access log that cannot be written must not stop requests
+	k.buf = k.buf[:0]
+	if cap(k.buf) > 4*logBuffer {
+		k.buf = nil
+	}
+}
+
+// log writes e to the logs that take it.
+func (w *worker) log(logs []*config.AccessLog, e *accesslog.Entry) {
+	for _, l := range logs {
+		if l.Filter != nil && !l.Filter.Takes(e, w.random()) {
+			continue
+		}
+		k := w.sink(l.Path)
+		k.buf = l.Format.Append(k.buf, e)
+		if len(k.buf) >= logBuffer {
+			k.flush()
+		}
+	}
+}
+
+// connEntry fills the worker's entry with what is known of a downstream connection.
+func (w *worker) connEntry(d *downstream) *accesslog.Entry {
+	e := &w.entry
+	*e = accesslog.Entry{
+		Start: d.start, Duration: w.loop.Now().Sub(d.start),
+		RequestDuration: -1, RequestTx: -1, ResponseDuration: -1, ResponseTx: -1,
+		DownstreamLocal: d.match.Local, DownstreamRemote: d.match.Remote, DownstreamDirectRemote: d.match.Direct,
+		ServerName: d.match.SNI, ConnectionID: d.id,
+	}
+	if d.chain != nil {
+		e.FilterChain = d.chain.Name
+	}
+	if d.tls != nil {
+		e.TLS = &d.tls.info
+	}
+	return e
+}
+
+// entry fills the worker's entry with what is known of s now.
+func (s *stream) entry() *accesslog.Entry {
+	w := s.w
+	e := w.connEntry(s.d)
+	now := w.loop.Now()
+	e.Start, e.Duration = s.start, now.Sub(s.start)
+	e.Method, e.Path = s.req.Pseudo(header.Method), s.req.Pseudo(header.Path)
+	e.Authority, e.Scheme = s.req.Pseudo(header.Authority), s.req.Pseudo(header.Scheme)
+	e.Protocol = s.protocol
+	e.Header, e.Response, e.Trailer = &s.req, &s.resp, &s.trailers
+	e.ResponseCode, e.ResponseCodeDetails, e.Flags = s.status, s.details, s.flags
+	e.BytesReceived, e.BytesSent = s.rx, s.tx
+	if !s.reqEnd.IsZero() {
+		e.RequestDuration = s.reqEnd.Sub(s.start)
+		e.RequestTx = e.RequestDuration
+	}
+	if !s.first.IsZero() {
+		e.ResponseDuration = s.first.Sub(s.start)
+		e.ResponseTx = e.Duration
+	}
+	if h := s.member.host; h != nil {
+		e.UpstreamHost = h.addr
+		if h.pipe != "" {
+			e.UpstreamHostText = h.pipe
+		}
+	}
+	e.UpstreamLocal, e.UpstreamProtocol = s.upLocal, s.upProtocol
+	if s.upTLS != nil {
+		e.UpstreamTLS = &s.upTLS.info
+	}
+	e.UpstreamClusterRaw = s.clusterName
+	if s.cl != nil {
+		e.UpstreamCluster = s.cl.cfg.StatName
+	}
+	e.UpstreamFailure, e.UpstreamAttempts = s.transport, s.attempt
+	if s.remote.IsValid() {
+		e.DownstreamRemote = s.remote
+	}
+	if r := s.route; r != nil {
+		e.RouteName = r.Name
+		if r.VirtualHost != nil {
+			e.VirtualHost = r.VirtualHost.Name
+		}
+	}
+	return e
+}
+
+// logStream logs a request that is over.
+func (w *worker) logStream(s *stream) {
+	if s.shadow {
+		return
+	}
+	if len(s.hcm.AccessLogs) > 0 {
+		w.log(s.hcm.AccessLogs, s.entry())
+	}
+}
+
+// logRefused logs a connection that no filter chain took.
+func (w *worker) logRefused(d *downstream, details string) {
+	if len(d.listener.AccessLogs) == 0 {
+		return
+	}
+	e := w.connEntry(d)
+	e.Flags = accesslog.NoRouteFound
+	e.ResponseCodeDetails = details
+	w.log(d.listener.AccessLogs, e)
+}
+
+// logHandshake logs a connection whose TLS handshake failed.
+func (w *worker) logHandshake(d *downstream, err error) {
+	if len(d.listener.AccessLogs) == 0 {
+		return
+	}
+	e := w.connEntry(d)
+	e.DownstreamFailure = "TLS_error: " + strings.ReplaceAll(err.Error(), " ", "_")
+	w.log(d.listener.AccessLogs, e)
+}

@@ -1,0 +1,364 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/tlsconn"
+)
+
+// pool is a worker's HTTP/1 connections to one host and the streams that wait for one.
+type pool struct {
+	w       *worker
+	h       *host
+	idle    []*upConn
+	waiting []*stream
+	total   int // connections made or being made
+	dialing int
+	gone    bool // the host is retired
+}
+
+const (
+	// maxGateway bounds the connections that a worker holds to a passthrough gateway.
+	maxGateway = 16
+	// A connection to a passthrough gateway is one pod; it is given up after so many requests
+	// or so long, so that all pods behind the gateway get their share.
+	gatewayRequests = 32
+	gatewayAge      = 10 * time.Second
+)
+
+// acquire gets s a connection, now or later: s.attach or s.failed is called, perhaps at once.
+func (p *pool) acquire(s *stream) {
+	for len(p.idle) > 0 {
+		u := p.pop()
+		if u.c.closed {
+			continue
+		}
+		if u.stale(p.w.loop.Now()) {
+			u.close()
+			continue
+		}
+		p.spread()
+		s.attach(u)
+		return
+	}
+	b := &p.h.cluster.breakers[s.priority()]
+	t := &p.h.cluster.cfg.Breakers[s.priority()]
+	if b.pending.Load() >= int64(t.MaxPending) {
+		s.failed(failure{reason: overflow})
+		return
+	}
+	b.pending.Add(1)
+	s.waits = p
+	p.waiting = append(p.waiting, s)
+	if p.dialing < len(p.waiting) {
+		if p.h.cluster.breakers[0].connections.Load() >= int64(p.h.cluster.cfg.Breakers[0].MaxConnections) && p.total > 0 {
+			return // one of ours will become free
+		}
+		p.dial(s)
+	}
+}
+
+// pop takes the connection used last, which keeps few of them warm; of those to a gateway the one
+// used first, to visit all pods.
+func (p *pool) pop() *upConn {
+	n := len(p.idle) - 1
+	if p.h.gateway {
+		u := p.idle[0]
+		copy(p.idle, p.idle[1:])
+		p.idle[n] = nil
+		p.idle = p.idle[:n]
+		return u
+	}
+	u := p.idle[n]
+	p.idle[n] = nil
+	p.idle = p.idle[:n]
+	return u
+}
+
+// spread makes another connection to a gateway while there are fewer than the pods behind it.
+func (p *pool) spread() {
+	if p.h.gateway && p.dialing == 0 && p.total < min(maxGateway, 2*int(p.h.weight.Load())) {
+		p.dial(nil)
+	}
+}
+
+// cancel takes s off the waiting list.
+func (p *pool) cancel(s *stream) {
+	for i, x := range p.waiting {
+		if x == s {
+			p.waiting = append(p.waiting[:i], p.waiting[i+1:]...)
+			p.unwait(s)
+			return
+		}
+	}
+}
+
+func (p *pool) unwait(s *stream) {
+	s.waits = nil
+	p.h.cluster.breakers[s.priority()].pending.Add(-1)
+}
+
+// next takes the first waiting stream.
+func (p *pool) next() *stream {
+	if len(p.waiting) == 0 {
+		return nil
+	}
+	s := p.waiting[0]
+	p.waiting = append(p.waiting[:0], p.waiting[1:]...)
+	p.unwait(s)
+	return s
+}
+
+// dial makes a connection; s, which may be nil, is the stream that it is made for.
+func (p *pool) dial(s *stream) {
+	p.total++
+	p.dialing++
+	u := &upConn{p: p, born: p.w.loop.Now()}
+	o := dialOptions{}
+	if s != nil {
+		o = s.dialOptions()
+	}
+	p.w.dial(p.h, o, func(c *conn, st *tlsState, err error) {
+		p.dialing--
+		if err != nil {
+			p.total--
+			if x := p.next(); x != nil {
+				x.failed(connectFailure(err))
+			}
+			if len(p.waiting) > p.dialing && !p.gone {
+				p.dial(p.waiting[0])
+			}
+			return
+		}
+		u.begin(c, st)
+		p.release(u)
+	})
+}
+
+// release takes back a connection that can serve again.
+func (p *pool) release(u *upConn) {
+	if p.gone || u.c.closed {
+		u.close()
+		return
+	}
+	if s := p.next(); s != nil {
+		if u.stale(p.w.loop.Now()) {
+			u.close()
+			p.waiting = append([]*stream{s}, p.waiting...)
+			s.waits = p
+			p.h.cluster.breakers[s.priority()].pending.Add(1)
+			p.dial(s)
+			return
+		}
+		s.attach(u)
+		return
+	}
+	u.rest()
+	p.idle = append(p.idle, u)
+}
+
+// remove forgets a connection that is closed.
+func (p *pool) remove(u *upConn) {
+	p.total--
+	for i, x := range p.idle {
+		if x == u {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			break
+		}
+	}
+	if len(p.waiting) > p.dialing && !p.gone {
+		p.dial(p.waiting[0])
+	}
+}
+
+// retire closes what is idle and lets the rest end after its request.
+func (p *pool) retire() {
+	p.gone = true
+	for len(p.idle) > 0 {
+		p.pop().close()
+	}
+}
+
+// dialOptions are what depends on the request that a connection is made for.
+type dialOptions struct {
+	sni  string
+	alpn []string
+}
+
+// errConnectTimeout says that connecting took too long.
+var errConnectTimeout = errors.New("connection timeout")
+
+// tlsFailure is a failed handshake with an upstream.
+type tlsFailure struct{ err error }
+
+func (e *tlsFailure) Error() string { return "TLS_error: " + e.err.Error() }
+func (e *tlsFailure) Unwrap() error { return e.err }
+
+// dialing is a connection being made: TCP, then TLS.
+type dialing struct {
+	w     *worker
+	h     *host
+	o     dialOptions
+	c     *conn
+	timer loop.Timer
+	done  func(*conn, *tlsState, error)
+}
+
+// dial connects to h. done is called on the loop, never before dial returns.
+func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)) *dialing {
+	d := &dialing{w: w, h: h, o: o, done: done}
+	cl := h.cluster
+	cl.counts.Connections.Add(1)
+	h.counts.CxTotal.Add(1)
+	var fd int
+	var err error
+	if h.pipe != "" {
+		fd, err = loop.ConnectUnix(h.pipe)
+	} else {
+		src := cl.cfg.Bind.For(h.addr.Addr())
+		fd, err = loop.Connect(h.addr, loop.ConnectOptions{Source: src, Port: cl.cfg.Bind.Port, Freebind: cl.cfg.Bind.Freebind || src.IsValid()})
+	}
+	if err == nil {
+		d.c, err = w.newConn(fd, h.addr, d)
+	}
+	if err != nil {
+		w.loop.Post(func() { d.fail(err) })
+		return d
+	}
+	if k := cl.cfg.Keepalive; k != nil {
+		loop.Keepalive(fd, k.Idle, k.Interval, int(k.Probes), k.UserTimeout)
+	} else if h.gateway {
+		// A silent cut on the way to another network must not hang requests for minutes.
+		loop.Keepalive(fd, 5*time.Second, time.Second, 3, 5*time.Second)
+	}
+	d.c.count(h)
+	d.timer.Fire = func() { d.fail(errConnectTimeout) }
+	w.loop.Arm(&d.timer, cl.cfg.ConnectTimeout)
+	return d
+}
+
+func (d *dialing) onRead() {}
+
+// onWrite goes on when the connection is made.
+func (d *dialing) onWrite() {
+	if d.h.tls == nil {
+		d.finish(nil)
+		return
+	}
+	cfg, err := d.w.p.tls.client(d.w.p, d.h.tls, d.o.sni, d.o.alpn)
+	if err != nil {
+		d.fail(&tlsFailure{err})
+		return
+	}
+	d.c.handshake(tlsconn.Client(cfg), nil, func(err error) {
+		if err != nil {
+			d.w.p.tls.report(d.w.p, "upstream "+d.h.cluster.cfg.Name, d.h.addr.String(), err)
+			d.fail(&tlsFailure{err})
+			return
+		}
+		d.finish(newTLSState(d.c.tls.State()))
+	})
+}
+
+func (d *dialing) onFail(err error) { d.fail(err) }
+
+func (d *dialing) finish(st *tlsState) {
+	d.timer.Stop()
+	d.done(d.c, st, nil)
+}
+
+func (d *dialing) fail(err error) {
+	done := d.done
+	if done == nil {
+		return
+	}
+	d.cancel()
+	d.h.counts.CxConnectFail.Add(1)
+	d.h.cluster.counts.ConnectFailures.Add(1)
+	d.h.result(0)
+	done(nil, nil, err)
+}
+
+// cancel gives up; done is not called.
+func (d *dialing) cancel() {
+	d.done = nil
+	d.timer.Stop()
+	if d.c != nil {
+		d.c.close()
+	}
+}
+
+// count lets c count as a connection to h until it is closed.
+func (c *conn) count(h *host) {
+	c.host = h
+	h.counts.CxActive.Add(1)
+	h.cluster.breakers[0].connections.Add(1)
+}
+
+func (c *conn) uncount() {
+	if h := c.host; h != nil {
+		c.host = nil
+		h.counts.CxActive.Add(-1)
+		h.cluster.breakers[0].connections.Add(-1)
+	}
+}
+
+// failure is why an attempt ended without an answer.
+type failure struct {
+	reason    reason
+	transport string // what the transport says of it
+}
+
+// reason is why a stream or an attempt was reset.
+type reason uint8
+
+const (
+	connectFailed reason = iota
+	connectTimeout
+	terminated // the connection ended
+	remoteReset
+	refused
+	overflow
+	protocolError
+	noHost
+)
+
+// text is the reason as Envoy's bodies and details have it.
+func (r reason) text() string {
+	switch r {
+	case connectFailed:
+		return "remote connection failure"
+	case connectTimeout:
+		return "connection timeout"
+	case terminated:
+		return "connection termination"
+	case remoteReset:
+		return "remote reset"
+	case refused:
+		return "remote refused stream reset"
+	case overflow:
+		return "overflow"
+	case protocolError:
+		return "protocol error"
+	}
+	return "local reset"
+}
+
+func connectFailure(err error) failure {
+	if errors.Is(err, errConnectTimeout) {
+		return failure{connectTimeout, ""}
+	}
+	var t *tlsFailure
+	if errors.As(err, &t) {
+		return failure{connectFailed, t.Error()}
+	}
+	var e syscall.Errno
+	if errors.As(err, &e) {
+		return failure{connectFailed, fmt.Sprintf("delayed connect error: %v", e)}
+	}
+	return failure{connectFailed, err.Error()}
+}

@@ -1,0 +1,421 @@
+package proxy
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/header"
+)
+
+// maxAttempts bounds the tries of one request whatever its policy says.
+const maxAttempts = 32
+
+// send is the router: it does what the route says.
+func (s *stream) send() {
+	r := s.route
+	switch {
+	case r == nil:
+		s.flags |= accesslog.NoRouteFound
+		s.reply(404, "", "route_not_found")
+	case r.VirtualHost != nil && s.needsTLS(r.VirtualHost):
+		s.redirectTo(&config.Redirect{Status: 301, Scheme: "https"})
+	case r.Redirect != nil:
+		s.redirectTo(r.Redirect)
+	case r.Direct != nil:
+		s.direct(r.Direct)
+	default:
+		s.forward(r)
+	}
+}
+
+func (s *stream) needsTLS(v *config.VirtualHost) bool {
+	return v.RequireTLS != config.TLSNone && s.req.Pseudo(header.Scheme) != "https"
+}
+
+func (s *stream) direct(d *config.DirectResponse) {
+	body, typ := d.Body, d.ContentType
+	if typ == "" {
+		typ = "text/plain"
+	}
+	if d.Format != nil {
+		s.status = d.Status
+		body = d.Format.Append(nil, s.entry())
+	}
+	s.replyBody(d.Status, body, typ, "direct_response", nil)
+}
+
+// redirectTo answers with a redirect. A scheme, host, port or path that r does not give is the request's.
+func (s *stream) redirectTo(r *config.Redirect) {
+	scheme := s.req.Pseudo(header.Scheme)
+	host, port, hasPort := splitPort(s.req.Pseudo(header.Authority))
+	if r.Host != "" {
+		host = r.Host
+	}
+	was := scheme
+	if r.Scheme != "" {
+		scheme = r.Scheme
+	}
+	switch {
+	case r.Port != 0:
+		port, hasPort = strconv.Itoa(int(r.Port)), true
+	case scheme != was && (port == "80" || port == "443"):
+		hasPort = false // the other scheme's default must not stay
+	}
+	if scheme == "http" && port == "80" || scheme == "https" && port == "443" {
+		hasPort = false
+	}
+	path := s.req.Pseudo(header.Path)
+	before, query, hasQuery := strings.Cut(path, "?")
+	switch {
+	case r.Path != "":
+		before = r.Path
+		if strings.Contains(before, "?") {
+			hasQuery = false
+		}
+	case r.SetPrefix:
+		before = r.Prefix + strings.TrimPrefix(before, s.route.Match.Path)
+	case r.Regex != nil:
+		before = r.Regex.Regex.ReplaceAllString(before, r.Regex.Substitution)
+	}
+	loc := scheme + "://" + host
+	if hasPort {
+		loc += ":" + port
+	}
+	loc += before
+	if hasQuery && !r.StripQuery {
+		loc += "?" + query
+	}
+	status := r.Status
+	if status == 0 {
+		status = 301
+	}
+	s.replyBody(status, nil, "", "direct_response", func(h *header.Header) { h.Add("location", loc) })
+}
+
+// splitPort splits host and port; brackets of IPv6 stay with the host.
+func splitPort(a string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(a, ':')
+	if i < 0 || strings.IndexByte(a[i:], ']') >= 0 {
+		return a, "", false
+	}
+	return a[:i], a[i+1:], true
+}
+
+// forward sends the request to the route's cluster.
+func (s *stream) forward(r *config.Route) {
+	a := r.Action
+	name := ""
+	if s.weighted = a.Pick(s.random >> 7); s.weighted != nil {
+		name = s.weighted.Name
+	} else {
+		name, _ = s.req.Header(a.ClusterHeader)
+	}
+	s.clusterName = name
+	s.cl = s.snap.clusters[name]
+	if s.cl == nil {
+		s.flags |= accesslog.NoClusterFound
+		status := a.NotFoundStatus
+		if status == 0 {
+			status = 503
+		}
+		s.reply(status, "", "cluster_not_found")
+		return
+	}
+	s.clusterName = s.cl.cfg.Name // the stream's header may be gone when it is logged
+	if !s.finishRequest(r) {
+		return
+	}
+	b := &s.cl.breakers[a.Priority]
+	if b.requests.Load() >= int64(s.cl.cfg.Breakers[a.Priority].MaxRequests) {
+		s.failed(failure{reason: overflow})
+		return
+	}
+	if a.Retry != nil {
+		s.retries = a.Retry.Num
+	}
+	s.mirror(a)
+	s.cl.counts.Requests.Add(1)
+	if s.reqDone {
+		s.armTimeout()
+	}
+	s.try()
+}
+
+// armTimeout starts the route's time-out, which counts from the end of the request.
+func (s *stream) armTimeout() {
+	if s.over || s.responded || s.cl == nil || s.route == nil || s.route.Action == nil || s.timeout.Armed() {
+		return
+	}
+	if t := s.routeTimeout(); t > 0 {
+		s.w.loop.Arm(&s.timeout, t)
+	}
+}
+
+// routeTimeout returns how long the answer may take; 0: for ever.
+func (s *stream) routeTimeout() time.Duration {
+	a := s.route.Action
+	t := a.Timeout
+	if a.GRPCTimeoutMax >= 0 && isGRPC(&s.req) {
+		if g, ok := grpcTimeout(s.req.First("grpc-timeout")); ok {
+			t = g
+			if a.GRPCTimeoutMax > 0 {
+				t = min(t, a.GRPCTimeoutMax)
+			}
+			t = max(time.Millisecond, t-a.GRPCTimeoutOffset)
+		}
+	}
+	return t
+}
+
+// try makes an attempt.
+func (s *stream) try() {
+	m, ok := s.pickHost()
+	if !ok {
+		s.flags |= accesslog.NoHealthyUpstream
+		s.finalFailure(503, "no healthy upstream", "no_healthy_upstream")
+		return
+	}
+	s.member = m
+	s.attempt++
+	s.open = true
+	s.cl.breakers[s.priority()].requests.Add(1)
+	m.host.active.Add(1)
+	m.host.counts.RqTotal.Add(1)
+	m.host.pools[s.w.idx].acquire(s)
+}
+
+// closeAttempt takes the attempt out of the counts of active requests.
+func (s *stream) closeAttempt() {
+	if s.open {
+		s.open = false
+		s.cl.breakers[s.priority()].requests.Add(-1)
+		s.member.host.active.Add(-1)
+	}
+}
+
+// pickHost chooses the host of the next attempt.
+func (s *stream) pickHost() (member, bool) {
+	if s.cl.cfg.Type == config.OriginalDST {
+		addr := s.d.match.Local
+		if h := s.cl.cfg.OriginalDst.Header; h != "" {
+			v, ok := s.req.Header(h)
+			a, err := netip.ParseAddrPort(v)
+			if !ok || err != nil {
+				return member{}, false
+			}
+			addr = a
+		}
+		return member{s.cl.original(addr), &noMetadata}, true
+	}
+	o := want{}
+	if s.cl.cfg.LB == config.RingHash || s.cl.cfg.LB == config.Maglev {
+		o.hash, o.hasHash = s.hash()
+	}
+	p := s.retryPolicy()
+	if s.attempt > 0 && p != nil && p.PreviousHosts {
+		o.attempts = max(1, p.HostAttempts)
+		o.reject = func(h *host) bool {
+			for _, t := range s.tried {
+				if t == h {
+					return true
+				}
+			}
+			return false
+		}
+		if o.hasHash {
+			o.hasHash = false // the hash would lead to the same host
+		}
+	}
+	m, ok := s.cl.choose(s.w, o)
+	if ok && p != nil && p.PreviousHosts {
+		s.tried = append(s.tried, m.host)
+	}
+	return m, ok
+}
+
+// hash returns the hash of the route's hash policies, if any applies.
+func (s *stream) hash() (h uint64, ok bool) {
+	for _, p := range s.route.Action.Hash {
+		v, found := "", false
+		switch p.Kind {
+		case config.HashHeader:
+			v, found = s.req.Header(p.Name)
+		case config.HashSourceIP:
+			v, found = s.remote.Addr().String(), true
+		case config.HashQuery:
+			v, found = query(s.req.Pseudo(header.Path), p.Name)
+		case config.HashCookie:
+			v, found = cookie(s.req.First("cookie"), p.Name)
+		}
+		if !found {
+			continue
+		}
+		h = h<<1 | h>>63
+		h ^= hashString(v)
+		ok = true
+		if p.Terminal {
+			break
+		}
+	}
+	return h, ok
+}
+
+func query(path, name string) (string, bool) {
+	_, q, _ := strings.Cut(path, "?")
+	for q != "" {
+		var kv string
+		kv, q, _ = strings.Cut(q, "&")
+		if k, v, _ := strings.Cut(kv, "="); k == name {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func cookie(c, name string) (string, bool) {
+	for c != "" {
+		var kv string
+		kv, c, _ = strings.Cut(c, ";")
+		if k, v, ok := strings.Cut(strings.TrimSpace(kv), "="); ok && k == name {
+			return strings.Trim(v, `"`), true
+		}
+	}
+	return "", false
+}
+
+// dialOptions returns what of a connection depends on the request.
+func (s *stream) dialOptions() (o dialOptions) {
+	t := s.member.host.tls
+	if t == nil {
+		return o
+	}
+	if s.cl.cfg.HTTP.AutoSNI {
+		o.sni, _, _ = splitPort(s.req.Pseudo(header.Authority))
+		o.sni = strings.Clone(o.sni)
+	}
+	if t.AutoHostSNI && s.member.ep.Hostname != "" {
+		o.sni = s.member.ep.Hostname
+	}
+	return o
+}
+
+// beforeAttempt sets the headers that differ from attempt to attempt.
+func (s *stream) beforeAttempt() {
+	r := s.route
+	if r.VirtualHost != nil && r.VirtualHost.AttemptCount {
+		s.req.Set("x-envoy-attempt-count", strconv.Itoa(s.attempt))
+	}
+	if r.Action.Host.Auto && s.member.ep.Hostname != "" {
+		s.req.SetPseudo(header.Authority, s.member.ep.Hostname)
+	}
+}
+
+// failed handles an attempt that got no response.
+func (s *stream) failed(f failure) {
+	s.closeAttempt()
+	s.transport = f.transport
+	if f.reason == connectFailed || f.reason == connectTimeout {
+		s.flags |= accesslog.UpstreamConnectionFailure
+	}
+	if s.retryReset(f.reason) {
+		return
+	}
+	switch f.reason {
+	case overflow:
+		s.flags |= accesslog.UpstreamOverflow
+	case terminated:
+		s.flags |= accesslog.UpstreamConnectionTermination
+	case remoteReset, refused:
+		s.flags |= accesslog.UpstreamRemoteReset
+	case protocolError:
+		s.flags |= accesslog.UpstreamProtocolError
+	}
+	body := "upstream connect error or disconnect/reset before headers. "
+	if s.attempt > 1 {
+		body = "upstream connect error or disconnect/reset before headers. retried and the latest "
+	}
+	body += "reset reason: " + f.reason.text()
+	details := underscore(f.reason.text())
+	if f.transport != "" {
+		body += ", transport failure reason: " + f.transport
+		details += "|" + underscore(f.transport)
+	}
+	status := 503
+	if f.reason == protocolError {
+		status = 502
+	}
+	s.finalFailure(status, body, "upstream_reset_before_response_started{"+details+"}")
+}
+
+// finalFailure answers that there is no answer.
+func (s *stream) finalFailure(status int, body, details string) {
+	s.detach()
+	s.reply(status, body, details)
+}
+
+// onTimeout ends a request whose answer, or whose own body, took too long.
+func (s *stream) onTimeout() {
+	if !s.reqDone {
+		s.detach()
+		s.reply(408, "request timeout", "request_overall_timeout")
+		return
+	}
+	s.flags |= accesslog.UpstreamRequestTimeout
+	if s.up != nil {
+		s.member.host.counts.RqTimeout.Add(1)
+		s.member.host.result(0)
+	}
+	if s.responded {
+		s.details = "response_timeout"
+		s.end(false)
+		return
+	}
+	s.finalFailure(504, "upstream request timeout", "response_timeout")
+}
+
+// onPerTry ends an attempt that took too long.
+func (s *stream) onPerTry() {
+	s.member.host.counts.RqTimeout.Add(1)
+	s.member.host.result(0)
+	s.detach()
+	s.closeAttempt()
+	if s.retryTimeout() {
+		return
+	}
+	s.flags |= accesslog.UpstreamRequestTimeout
+	s.finalFailure(504, "upstream request timeout", "upstream_per_try_timeout")
+}
+
+func underscore(t string) string { return strings.ReplaceAll(t, " ", "_") }
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+		return true
+	}
+	return false
+}
+
+// mirror sends copies of the request to other clusters and ignores the answers.
+func (s *stream) mirror(a *config.RouteAction) {
+	if !s.reqDone || !s.keep {
+		return // reqComplete calls again; a body that is not kept cannot be copied
+	}
+	for i := range a.Mirrors {
+		m := &a.Mirrors[i]
+		if m.Fraction != nil && !m.Fraction.Takes(s.w.random()) {
+			continue
+		}
+		name := m.Cluster
+		if m.ClusterHeader != "" {
+			name, _ = s.req.Header(m.ClusterHeader)
+		}
+		if c := s.snap.clusters[name]; c != nil {
+			s.w.shadow(s, c, m)
+		}
+	}
+}

@@ -1,0 +1,543 @@
+package proxy
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/header"
+	"github.com/carrick-mesh/carrick/proxy/loop"
+)
+
+// client is the side of a stream towards who sent the request: an HTTP/1 connection or an HTTP/2
+// stream. Its methods do not call back.
+type client interface {
+	// sendHead sends s.resp; end says that nothing follows.
+	sendHead(s *stream, end bool)
+	sendData(s *stream, b []byte)
+	sendEnd(s *stream, trailers *header.Header) // nil: none
+	sendInformational(s *stream, status int)
+	// full reports whether the stream should wait for downWritable before it sends more.
+	full() bool
+	// resume says that the stream has room for more of the request's body.
+	resume()
+	// done says that the stream is over; complete is false if the response was cut short.
+	done(s *stream, complete bool)
+}
+
+// upstream is the other side: a connection, or an HTTP/2 stream on one, to a host.
+type upstream interface {
+	open(s *stream)
+	sendHead(s *stream, end bool)
+	sendData(s *stream, b []byte)
+	sendEnd(s *stream, trailers *header.Header)
+	full() bool
+	resume()
+	// cancel ends the exchange; nothing is called back.
+	cancel()
+	// facts describe the connection.
+	facts() (local netip.AddrPort, tls *tlsState, protocol string)
+}
+
+// stream is one request with its response. It is reused.
+type stream struct {
+	w    *worker
+	d    *downstream
+	down client
+	snap *snapshot
+	hcm  *config.HTTPConnectionManager
+
+	req, resp       header.Header
+	trailers        header.Header // of the response
+	reqTrailers     header.Header
+	hasReqTrailers  bool
+	protocol        string // "HTTP/1.1"
+	head            bool   // HEAD
+	connect         bool   // CONNECT
+	upgrade         bool   // the client asks for an upgrade that is allowed
+	expect          bool   // the client waits for 100 Continue
+	acceptsTrailers bool
+
+	route       *config.Route
+	weighted    *config.WeightedCluster
+	cl          *cluster
+	member      member
+	clusterName string
+	corsPolicy  *config.CORSPolicy // of an origin that is allowed
+	shadow      bool               // a mirrored copy: not logged
+
+	filter  int // index of the next filter
+	up      upstream
+	waits   *pool
+	body    []byte // of the request, until it is sent and for retries
+	keep    bool   // body still holds all that has come
+	tried   []*host
+	retries uint32 // left
+	attempt int
+	open    bool // counts in the breaker of requests
+
+	reqDone   bool // the whole request has come
+	responded bool // the head has gone to the client
+	over      bool
+
+	status    int
+	flags     accesslog.Flags
+	details   string
+	transport string
+	rx, tx    uint64
+	start     time.Time
+	reqEnd    time.Time // last byte of the request
+	first     time.Time // first byte of the response
+	active    time.Time // last sign of life
+	random    uint64
+	remote    netip.AddrPort // after X-Forwarded-For
+
+	// Of the last attempt that got a connection.
+	upLocal    netip.AddrPort
+	upTLS      *tlsState
+	upProtocol string
+
+	timeout, perTry, idle, wait, maxTimer loop.Timer
+	then                                  func() // when wait is over
+	undo                                  func() // if the stream ends before
+}
+
+func (w *worker) newStream(d *downstream, c client) *stream {
+	var s *stream
+	if n := len(w.streams); n > 0 {
+		s = w.streams[n-1]
+		w.streams = w.streams[:n-1]
+	} else {
+		s = &stream{w: w}
+		s.timeout.Fire = s.onTimeout
+		s.perTry.Fire = s.onPerTry
+		s.idle.Fire = s.onIdle
+		s.maxTimer.Fire = s.onMaxDuration
+		s.wait.Fire = s.onWait
+	}
+	s.d, s.down = d, c
+	s.snap = w.snapshot()
+	s.hcm = d.chain.HTTP
+	s.start = w.loop.Now()
+	s.active = s.start
+	s.random = w.random()
+	s.keep = true
+	return s
+}
+
+// free makes s ready for its next use.
+func (w *worker) freeStream(s *stream) {
+	w.recycle(s.body)
+	s.req.Reset()
+	s.resp.Reset()
+	s.trailers.Reset()
+	s.reqTrailers.Reset()
+	clear(s.tried)
+	old := *s
+	*s = stream{
+		w: w, req: old.req, resp: old.resp, trailers: old.trailers, reqTrailers: old.reqTrailers, tried: old.tried[:0],
+		timeout: old.timeout, perTry: old.perTry, idle: old.idle, wait: old.wait, maxTimer: old.maxTimer,
+	}
+	if len(w.streams) < maxFree {
+		w.streams = append(w.streams, s)
+	}
+}
+
+// Header implements config.Request.
+func (s *stream) Header(name string) (string, bool) { return s.req.Header(name) }
+
+// ClientCertificate implements config.TLSRequest.
+func (s *stream) ClientCertificate() (presented, validated bool) {
+	p := s.d.tls != nil && s.d.tls.peer != nil
+	return p, p && s.d.chain.TLS.Validation != nil
+}
+
+func (s *stream) priority() uint8 {
+	if s.route != nil && s.route.Action != nil {
+		return s.route.Action.Priority
+	}
+	return 0
+}
+
+// begin handles the request in s.req; end says that it has no body. It may be over afterwards.
+func (s *stream) begin(end bool) {
+	s.reqDone = end
+	if end {
+		s.reqEnd = s.w.loop.Now()
+	}
+	if t := s.hcm.StreamIdleTimeout; t > 0 {
+		s.w.loop.Arm(&s.idle, t)
+	}
+	if t := s.hcm.RequestTimeout; t > 0 && !end {
+		s.w.loop.Arm(&s.timeout, t)
+	}
+	if t := s.hcm.MaxStreamDuration; t > 0 {
+		s.w.loop.Arm(&s.maxTimer, t)
+	}
+	if !s.admit() {
+		return
+	}
+	table := s.snap.cfg.RouteTable(s.hcm)
+	if table != nil {
+		s.route = table.Match(s, s.random)
+	}
+	s.runFilters()
+}
+
+// runFilters runs the filters from where the chain stopped; the last is the router.
+func (s *stream) runFilters() {
+	for s.filter < len(s.hcm.Filters) {
+		f := &s.hcm.Filters[s.filter]
+		s.filter++
+		cfg := s.filterConfig(f)
+		if cfg == nil {
+			continue
+		}
+		var v verdict
+		switch c := cfg.(type) {
+		case *config.CORSFilter:
+			v = s.cors(nil)
+		case *config.CORSPolicy:
+			v = s.cors(c)
+		case *config.FaultFilter:
+			v = s.fault(c)
+		case *config.RouterFilter:
+			s.send()
+			return
+		}
+		if v == stop {
+			return
+		}
+	}
+}
+
+// verdict is what a filter says of a request.
+type verdict uint8
+
+const (
+	next verdict = iota
+	stop         // the filter has answered, or will call runFilters
+)
+
+// filterConfig returns what configures f for this request: the most specific; nil if it is off.
+func (s *stream) filterConfig(f *config.HTTPFilter) config.FilterConfig {
+	if s.route != nil && s.route.Filters != nil {
+		if c, ok := s.route.Filters[f.Name]; ok {
+			return c
+		}
+	}
+	if f.Disabled {
+		return nil
+	}
+	return f.Config
+}
+
+// reqData takes a part of the request's body.
+func (s *stream) reqData(b []byte) {
+	s.rx += uint64(len(b))
+	s.active = s.w.loop.Now()
+	if s.over {
+		return
+	}
+	if s.keep && s.up != nil && len(s.body)+len(b) > s.bufferLimit() {
+		s.keep = false
+		s.w.recycle(s.body)
+		s.body = nil
+	}
+	if s.keep || s.up == nil {
+		if s.body == nil {
+			s.body = s.w.buf()
+		}
+		s.body = append(s.body, b...)
+	}
+	if s.up != nil {
+		s.up.sendData(s, b)
+	}
+}
+
+// bufferLimit is how much of a body is kept for retries, in bytes.
+func (s *stream) bufferLimit() int {
+	const most = 64 << 10
+	if s.route != nil && s.route.BufferLimit > 0 {
+		return min(most, int(s.route.BufferLimit))
+	}
+	return most
+}
+
+// wantsBody reports whether more of the request's body should be read now.
+func (s *stream) wantsBody() bool {
+	if s.up == nil {
+		return len(s.body) < highWater
+	}
+	return !s.up.full()
+}
+
+// reqComplete says that all of the request has come; trailers may be nil.
+func (s *stream) reqComplete(trailers bool) {
+	if s.over || s.reqDone {
+		return
+	}
+	s.reqDone, s.hasReqTrailers = true, trailers
+	s.reqEnd = s.w.loop.Now()
+	s.timeout.Stop() // RequestTimeout
+	if s.up != nil {
+		s.up.sendEnd(s, s.requestTrailers())
+	}
+	if s.cl != nil {
+		s.mirror(s.route.Action)
+	}
+	s.armTimeout()
+}
+
+func (s *stream) requestTrailers() *header.Header {
+	if s.hasReqTrailers {
+		return &s.reqTrailers
+	}
+	return nil
+}
+
+// downWritable says that the client can take more.
+func (s *stream) downWritable() {
+	if s.up != nil {
+		s.up.resume()
+	}
+}
+
+// downReset says that the client is gone.
+func (s *stream) downReset(details string) {
+	if s.over {
+		return
+	}
+	s.flags |= accesslog.DownstreamConnectionTermination
+	s.details = details
+	s.end(false)
+}
+
+// attach gives s a connection to the host of the attempt.
+func (s *stream) attach(u upstream) {
+	s.up = u
+	u.open(s)
+	s.upLocal, s.upTLS, s.upProtocol = u.facts()
+	s.beforeAttempt()
+	end := s.reqDone && len(s.body) == 0 && !s.hasReqTrailers
+	u.sendHead(s, end)
+	if len(s.body) > 0 {
+		u.sendData(s, s.body)
+		if !s.keep {
+			s.w.recycle(s.body)
+			s.body = nil
+		}
+	}
+	if !end && s.reqDone {
+		u.sendEnd(s, s.requestTrailers())
+	}
+	if p := s.retryPolicy(); p != nil && p.PerTryTimeout > 0 {
+		s.w.loop.Arm(&s.perTry, p.PerTryTimeout)
+	}
+	if !s.reqDone {
+		s.down.resume()
+	}
+}
+
+// upWritable says that the upstream can take more.
+func (s *stream) upWritable() {
+	if !s.reqDone {
+		s.down.resume()
+	}
+}
+
+// upInformational passes on a 1xx response.
+func (s *stream) upInformational(status int) {
+	if status == 100 && !s.hcm.Proxy100Continue {
+		return
+	}
+	if status == 100 && s.expect {
+		s.expect = false
+		s.down.sendInformational(s, status)
+	}
+}
+
+// upHead handles the response head in s.resp; if end is set, that is all and s.up is nil.
+func (s *stream) upHead(status int, end bool) {
+	s.perTry.Stop()
+	s.first = s.w.loop.Now()
+	s.active = s.first
+	s.status = status
+	if s.retryResponse(status) {
+		return
+	}
+	s.member.host.result(s.outlierStatus(status))
+	s.closeAttempt()
+	s.finishResponseHead()
+	s.responded = true
+	s.details = "via_upstream"
+	s.down.sendHead(s, end)
+	if end {
+		s.end(true)
+	}
+}
+
+// upData passes a part of the response's body on.
+func (s *stream) upData(b []byte) {
+	s.tx += uint64(len(b))
+	s.active = s.w.loop.Now()
+	if !s.head {
+		s.down.sendData(s, b)
+	}
+}
+
+// upEnd says that the response is complete; s.up is nil.
+func (s *stream) upEnd(trailers *header.Header) {
+	s.down.sendEnd(s, trailers)
+	s.end(true)
+}
+
+// upReset says that the attempt ended without a complete response; s.up is nil. got says that
+// part of a response has come, reused that the connection had served before.
+func (s *stream) upReset(f failure, got, reused bool) {
+	s.member.host.result(0)
+	if s.responded {
+		s.flags |= accesslog.UpstreamConnectionTermination
+		if f.reason == protocolError {
+			s.flags |= accesslog.UpstreamProtocolError
+		}
+		s.details = "upstream_reset_after_response_started{" + underscore(f.reason.text()) + "}"
+		s.end(false)
+		return
+	}
+	if reused && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
+		// The host closed an idle connection just as we used it (RFC 9110, 9.2.2).
+		s.closeAttempt()
+		s.try()
+		return
+	}
+	s.failed(f)
+}
+
+// end finishes s: complete is false if the response was cut short.
+func (s *stream) end(complete bool) {
+	if s.over {
+		return
+	}
+	s.over = true
+	for _, t := range [...]*loop.Timer{&s.timeout, &s.perTry, &s.idle, &s.wait, &s.maxTimer} {
+		t.Stop()
+	}
+	if s.undo != nil {
+		s.undo()
+	}
+	s.detach()
+	s.closeAttempt()
+	s.w.logStream(s)
+	s.down.done(s, complete)
+	s.w.freeStream(s)
+}
+
+// detach leaves the attempt: the connection or the place in the queue for one.
+func (s *stream) detach() {
+	if s.up != nil {
+		u := s.up
+		s.up = nil
+		u.cancel()
+	}
+	if s.waits != nil {
+		s.waits.cancel(s)
+	}
+}
+
+// later calls then after d, or undo if the stream ends before.
+func (s *stream) later(d time.Duration, then, undo func()) {
+	s.then, s.undo = then, undo
+	s.w.loop.Arm(&s.wait, d)
+}
+
+func (s *stream) onWait() {
+	f := s.then
+	s.then, s.undo = nil, nil
+	f()
+}
+
+func (s *stream) onIdle() {
+	t := s.hcm.StreamIdleTimeout
+	if s.route != nil && s.route.Action != nil && s.route.Action.IdleTimeout >= 0 {
+		t = s.route.Action.IdleTimeout
+	}
+	if t <= 0 {
+		return
+	}
+	if quiet := s.w.loop.Now().Sub(s.active); quiet < t {
+		s.w.loop.Arm(&s.idle, t-quiet)
+		return
+	}
+	s.flags |= accesslog.StreamIdleTimeout
+	if s.responded {
+		s.details = "stream_idle_timeout"
+		s.end(false)
+		return
+	}
+	s.detach()
+	s.reply(408, "stream timeout", "stream_idle_timeout")
+}
+
+func (s *stream) onMaxDuration() {
+	s.flags |= accesslog.DurationTimeout
+	if s.responded {
+		s.details = "max_duration_timeout"
+		s.end(false)
+		return
+	}
+	s.detach()
+	s.reply(408, "", "max_duration_timeout")
+}
+
+// reply answers by itself: details are Envoy's response code details.
+func (s *stream) reply(status int, body, details string) {
+	s.replyBody(status, []byte(body), "text/plain", details, nil)
+}
+
+func (s *stream) replyBody(status int, body []byte, contentType, details string, more func(h *header.Header)) {
+	s.status, s.details = status, details
+	h := &s.resp
+	h.Reset()
+	h.SetPseudo(header.Status, strconv.Itoa(status))
+	grpc := isGRPC(&s.req)
+	switch {
+	case grpc:
+		h.SetPseudo(header.Status, "200")
+		h.Add("content-type", "application/grpc")
+		h.Add("grpc-status", strconv.Itoa(grpcStatus(status)))
+		if len(body) > 0 {
+			h.Add("grpc-message", percentEncode(string(body)))
+		}
+		body = nil
+	case status == 204 || status == 304 || status < 200:
+		body = nil
+	default:
+		h.Add("content-length", strconv.Itoa(len(body)))
+		if len(body) > 0 {
+			h.Add("content-type", contentType)
+		}
+	}
+	if more != nil {
+		more(h)
+	}
+	h.Add("date", s.w.date())
+	h.Add("server", s.hcm.ServerName)
+	if s.route != nil {
+		s.mutate(h, s.route.ResponseHeaders)
+	}
+	s.responded = true
+	end := len(body) == 0 || s.head
+	if grpc && !end {
+		end = true
+	}
+	s.down.sendHead(s, end)
+	if !end {
+		s.tx += uint64(len(body))
+		s.down.sendData(s, body)
+		s.down.sendEnd(s, nil)
+	}
+	s.end(true)
+}

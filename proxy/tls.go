@@ -1,0 +1,508 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/config"
+)
+
+// Secrets are certificates and roots by the names of SDS ("default", "ROOTCA"). Its methods are
+// called at each handshake, from many goroutines, and must not block.
+type Secrets interface {
+	// KeyPair returns the certificate with its chain and key; nil if it has not come.
+	KeyPair(name string) *tls.Certificate
+	// Roots returns trust anchors, the same pointer until they change; nil if they have not come.
+	Roots(name string) *Roots
+}
+
+// Roots are trust anchors. Immutable.
+type Roots struct {
+	Pool         *x509.CertPool
+	Certificates []*x509.Certificate
+}
+
+// NewRoots reads PEM certificates.
+func NewRoots(b []byte) (*Roots, error) {
+	r := &Roots{Pool: x509.NewCertPool()}
+	for len(b) > 0 {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("reading trust anchors: %w", err)
+		}
+		r.Pool.AddCert(c)
+		r.Certificates = append(r.Certificates, c)
+	}
+	if len(r.Certificates) == 0 {
+		return nil, errors.New("reading trust anchors: no PEM certificate in them")
+	}
+	return r, nil
+}
+
+type noSecrets struct{}
+
+func (noSecrets) KeyPair(string) *tls.Certificate { return nil }
+func (noSecrets) Roots(string) *Roots             { return nil }
+
+// tlsContexts are the crypto/tls configurations of TLS contexts, made at the first use of each.
+type tlsContexts struct {
+	mu      sync.Mutex
+	servers map[*config.DownstreamTLS]*serverTLS
+	clients map[*config.UpstreamTLS]*clientTLS
+
+	reported map[string]time.Time
+}
+
+// keep forgets contexts that cfg does not have.
+func (t *tlsContexts) keep(cfg *config.Config) {
+	servers, clients := map[*config.DownstreamTLS]*serverTLS{}, map[*config.UpstreamTLS]*clientTLS{}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range cfg.Listeners {
+		for _, c := range append(slices.Clip(l.Chains), l.Default) {
+			if c != nil && c.TLS != nil && t.servers[c.TLS] != nil {
+				servers[c.TLS] = t.servers[c.TLS]
+			}
+		}
+	}
+	for _, c := range cfg.Clusters {
+		if o := t.clients[c.TLS]; o != nil {
+			clients[c.TLS] = o
+		}
+		for _, m := range c.SocketMatches {
+			if o := t.clients[m.TLS]; o != nil {
+				clients[m.TLS] = o
+			}
+		}
+	}
+	t.servers, t.clients = servers, clients
+}
+
+type serverTLS struct {
+	cfg    *tls.Config
+	noALPN *tls.Config // for clients that offer nothing that we speak
+}
+
+type clientTLS struct{ cfg *tls.Config }
+
+func (t *tlsContexts) server(p *Proxy, c *config.DownstreamTLS) (*tls.Config, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.servers[c]; s != nil {
+		return s.cfg, nil
+	}
+	cfg, v, err := p.tlsConfig(&c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Certificates) == 0 {
+		return nil, errors.New("the TLS context has no certificate")
+	}
+	switch {
+	case c.RequireClientCert:
+		cfg.ClientAuth = tls.RequireAnyClientCert
+	case v != nil:
+		cfg.ClientAuth = tls.RequestClientCert
+	}
+	// A resumed session would skip what rotates: certificates and roots.
+	cfg.SessionTicketsDisabled = c.NoTickets || v != nil
+	if v != nil {
+		v.usage = x509.ExtKeyUsageClientAuth
+		cfg.VerifyConnection = func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 {
+				return nil // ClientAuth decided whether that may be
+			}
+			return v.verify(p, s)
+		}
+	}
+	s := &serverTLS{cfg: cfg}
+	s.noALPN = cfg.Clone()
+	s.noALPN.NextProtos = nil
+	requireSNI := c.RequireSNI
+	cfg.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if requireSNI && h.ServerName == "" {
+			return nil, errors.New("the client sent no server name, and the listener requires one")
+		}
+		// crypto/tls aborts where the lists do not overlap; Envoy (BoringSSL) goes on without.
+		for _, a := range h.SupportedProtos {
+			if slices.Contains(cfg.NextProtos, a) {
+				return nil, nil
+			}
+		}
+		return s.noALPN, nil
+	}
+	if t.servers == nil {
+		t.servers = map[*config.DownstreamTLS]*serverTLS{}
+	}
+	t.servers[c] = s
+	return cfg, nil
+}
+
+// localURI returns the URI by which the certificate of a server names us.
+func (t *tlsContexts) localURI(c *config.DownstreamTLS) string {
+	t.mu.Lock()
+	s := t.servers[c]
+	t.mu.Unlock()
+	if s == nil {
+		return ""
+	}
+	k, err := s.cfg.GetCertificate(&tls.ClientHelloInfo{})
+	if err != nil || k == nil || len(k.Certificate) == 0 {
+		return ""
+	}
+	leaf := k.Leaf
+	if leaf == nil {
+		if leaf, err = x509.ParseCertificate(k.Certificate[0]); err != nil {
+			return ""
+		}
+	}
+	if len(leaf.URIs) == 0 {
+		return ""
+	}
+	return leaf.URIs[0].String()
+}
+
+// client returns the configuration for a connection; sni and alpn overrule the context's if set.
+func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, sni string, alpn []string) (*tls.Config, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.clients[c]
+	if k == nil {
+		cfg, v, err := p.tlsConfig(&c.TLS)
+		if err != nil {
+			return nil, err
+		}
+		cfg.ServerName = c.SNI
+		cfg.InsecureSkipVerify = true // VerifyConnection does it
+		autoSAN := c.AutoSAN
+		if v != nil {
+			v.usage = x509.ExtKeyUsageServerAuth
+			cfg.VerifyConnection = func(s tls.ConnectionState) error {
+				if err := v.verify(p, s); err != nil {
+					return err
+				}
+				if autoSAN {
+					return s.PeerCertificates[0].VerifyHostname(s.ServerName)
+				}
+				return nil
+			}
+		}
+		k = &clientTLS{cfg}
+		if t.clients == nil {
+			t.clients = map[*config.UpstreamTLS]*clientTLS{}
+		}
+		t.clients[c] = k
+	}
+	if sni == "" && alpn == nil {
+		return k.cfg, nil
+	}
+	cfg := k.cfg.Clone()
+	if sni != "" {
+		cfg.ServerName = sni
+	}
+	if alpn != nil {
+		cfg.NextProtos = alpn
+	}
+	return cfg, nil
+}
+
+// tlsConfig makes what both sides have. The verifier is nil if the peer is not verified.
+func (p *Proxy) tlsConfig(c *config.TLS) (*tls.Config, *verifier, error) {
+	cfg := &tls.Config{
+		MinVersion:   c.MinVersion,
+		MaxVersion:   c.MaxVersion,
+		CipherSuites: c.Ciphers,
+		NextProtos:   c.ALPN,
+		// One record for what one write carries: it is decrypted at once by the peer.
+		DynamicRecordSizingDisabled: true,
+	}
+	for _, id := range c.Curves {
+		cfg.CurvePreferences = append(cfg.CurvePreferences, tls.CurveID(id))
+	}
+	if len(c.Curves) == 0 {
+		cfg.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384}
+	}
+	if len(c.Certificates) > 0 {
+		gets := make([]func() (*tls.Certificate, error), len(c.Certificates))
+		for i := range c.Certificates {
+			get, err := p.keyPair(&c.Certificates[i])
+			if err != nil {
+				return nil, nil, err
+			}
+			gets[i] = get
+		}
+		cfg.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			var first *tls.Certificate
+			for _, get := range gets {
+				k, err := get()
+				if err != nil {
+					return nil, err
+				}
+				if len(gets) == 1 || h.SupportsCertificate(k) == nil {
+					return k, nil
+				}
+				if first == nil {
+					first = k
+				}
+			}
+			return first, nil
+		}
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return gets[0]() }
+	}
+	if c.Validation == nil {
+		return cfg, nil, nil
+	}
+	v := &verifier{c: c.Validation}
+	if d := c.Validation.CA; d.File != "" || len(d.Inline) > 0 {
+		b, err := read(d)
+		if err != nil {
+			return nil, nil, fmt.Errorf("trusted_ca: %w", err)
+		}
+		if v.roots, err = NewRoots(b); err != nil {
+			return nil, nil, fmt.Errorf("trusted_ca: %w", err)
+		}
+	}
+	if c.Validation.SystemRoots {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			return nil, nil, fmt.Errorf("system roots: %w", err)
+		}
+		v.roots = &Roots{Pool: pool}
+	}
+	return cfg, v, nil
+}
+
+func read(d config.Data) ([]byte, error) {
+	if d.File != "" {
+		return os.ReadFile(d.File)
+	}
+	return d.Inline, nil
+}
+
+// keyPair returns a function that gives the certificate as it is now.
+func (p *Proxy) keyPair(c *config.Certificate) (func() (*tls.Certificate, error), error) {
+	if c.SDS.Name == "" {
+		k, err := loadKeyPair(c)
+		if err != nil {
+			return nil, err
+		}
+		return func() (*tls.Certificate, error) { return k, nil }, nil
+	}
+	name := c.SDS.Name
+	var mu sync.Mutex
+	var from *config.Secret
+	var made *tls.Certificate
+	return func() (*tls.Certificate, error) {
+		if s := p.snap.Load().cfg.Secrets[name]; s != nil && s.Certificate != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			if s != from {
+				k, err := loadKeyPair(s.Certificate)
+				if err != nil {
+					return nil, fmt.Errorf("secret %q: %w", name, err)
+				}
+				from, made = s, k
+			}
+			return made, nil
+		}
+		if k := p.secrets.KeyPair(name); k != nil {
+			return k, nil
+		}
+		return nil, fmt.Errorf("certificate %q has not come yet", name)
+	}, nil
+}
+
+func loadKeyPair(c *config.Certificate) (*tls.Certificate, error) {
+	chain, err := read(c.Chain)
+	if err != nil {
+		return nil, fmt.Errorf("certificate_chain: %w", err)
+	}
+	key, err := read(c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("private_key: %w", err)
+	}
+	k, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate and key: %w", err)
+	}
+	return &k, nil
+}
+
+// verifier verifies the peers of one TLS context. Chains that were found good are remembered
+// until they expire or the roots change; the handshake still proves that the peer has the key.
+type verifier struct {
+	c     *config.Validation
+	roots *Roots // inline
+	usage x509.ExtKeyUsage
+
+	mu    sync.Mutex
+	good  map[[32]byte]time.Time // until when, by hash of the chain
+	under *Roots                 // the roots that good holds for
+	from  *config.Secret
+	made  *Roots
+}
+
+const maxGood = 1024
+
+func (v *verifier) verify(p *Proxy, s tls.ConnectionState) error {
+	leaf := s.PeerCertificates[0]
+	if err := v.chain(p, s.PeerCertificates); err != nil {
+		return err
+	}
+	if len(v.c.SANs) > 0 && !matchSANs(v.c.SANs, leaf) {
+		return &sanError{leaf: leaf, want: v.c.SANs}
+	}
+	if len(v.c.SPKI) == 0 && len(v.c.Hash) == 0 {
+		return nil
+	}
+	spki := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	hash := sha256.Sum256(leaf.Raw)
+	if slices.Contains(v.c.SPKI, base64.StdEncoding.EncodeToString(spki[:])) || slices.Contains(v.c.Hash, hex.EncodeToString(hash[:])) {
+		return nil
+	}
+	return fmt.Errorf("the peer's certificate %s is not among the pinned ones", describe(leaf))
+}
+
+func (v *verifier) chain(p *Proxy, certs []*x509.Certificate) error {
+	roots, err := v.anchors(p)
+	if err != nil {
+		return err
+	}
+	if roots == nil || v.c.AcceptUntrusted {
+		return nil
+	}
+	h := sha256.New()
+	for _, c := range certs {
+		h.Write(c.Raw)
+	}
+	key := [32]byte(h.Sum(nil))
+	now := time.Now()
+	v.mu.Lock()
+	until, ok := v.good[key]
+	ok = ok && v.under == roots && now.Before(until)
+	v.mu.Unlock()
+	if ok {
+		return nil
+	}
+	o := x509.VerifyOptions{Roots: roots.Pool, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: now}
+	for _, c := range certs[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	if v.c.AllowExpired {
+		o.CurrentTime = certs[0].NotBefore.Add(time.Second)
+	}
+	chains, err := certs[0].Verify(o)
+	if err != nil {
+		return &trustError{chain: certs, roots: roots, err: err}
+	}
+	until = time.Time{}
+	for _, chain := range chains {
+		end := chain[0].NotAfter
+		for _, c := range chain[1:] {
+			if c.NotAfter.Before(end) {
+				end = c.NotAfter
+			}
+		}
+		if end.After(until) {
+			until = end
+		}
+	}
+	v.mu.Lock()
+	if v.under != roots || len(v.good) >= maxGood {
+		v.good, v.under = map[[32]byte]time.Time{}, roots
+	}
+	v.good[key] = until
+	v.mu.Unlock()
+	return nil
+}
+
+// anchors returns the roots as they are now; nil without an error if any chain will do.
+func (v *verifier) anchors(p *Proxy) (*Roots, error) {
+	name := v.c.SDS.Name
+	if name == "" {
+		return v.roots, nil
+	}
+	if s := p.snap.Load().cfg.Secrets[name]; s != nil && s.Validation != nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if s != v.from {
+			b, err := read(s.Validation.CA)
+			if err != nil {
+				return nil, fmt.Errorf("secret %q: %w", name, err)
+			}
+			r, err := NewRoots(b)
+			if err != nil {
+				return nil, fmt.Errorf("secret %q: %w", name, err)
+			}
+			v.from, v.made = s, r
+		}
+		return v.made, nil
+	}
+	if r := p.secrets.Roots(name); r != nil {
+		return r, nil
+	}
+	return nil, fmt.Errorf("trust anchors %q have not come yet", name)
+}
+
+func matchSANs(ms []config.SANMatcher, c *x509.Certificate) bool {
+	for i := range ms {
+		m := &ms[i]
+		if m.Kind == config.AnySAN || m.Kind == config.URISAN {
+			for _, u := range c.URIs {
+				if m.Match(u.String()) {
+					return true
+				}
+			}
+		}
+		if m.Kind == config.AnySAN || m.Kind == config.DNSSAN {
+			for _, n := range c.DNSNames {
+				if m.Match(n) || m.StringMatcher.Kind == config.MatchExact && wildcard(n, m.Value) {
+					return true
+				}
+			}
+		}
+		if m.Kind == config.AnySAN || m.Kind == config.IPSAN {
+			for _, a := range c.IPAddresses {
+				if m.Match(a.String()) {
+					return true
+				}
+			}
+		}
+		if m.Kind == config.AnySAN || m.Kind == config.EmailSAN {
+			for _, a := range c.EmailAddresses {
+				if m.Match(a) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// wildcard reports whether the certificate's name "*.x" covers name.
+func wildcard(san, name string) bool {
+	rest, ok := strings.CutPrefix(san, "*.")
+	if !ok {
+		return false
+	}
+	_, after, ok := strings.Cut(name, ".")
+	return ok && strings.EqualFold(after, rest)
+}

@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
+	"github.com/carrick-mesh/carrick/proxy/loop"
+)
+
+const (
+	plainSize  = 64 << 10 // of a read, in bytes
+	cipherSize = 32 << 10 // of a read of ciphertext; tlsconn.MaxPlain of it fits into plainSize
+	bufSize    = 4 << 10
+	maxKeep    = 128 << 10 // larger buffers are left to the garbage collector
+	maxFree    = 256       // of each free list
+)
+
+// worker is one event loop with what its connections share. All of it belongs to the loop's
+// goroutine; other goroutines reach it by loop.Post.
+type worker struct {
+	p    *Proxy
+	idx  int
+	loop *loop.Loop
+
+	in   []byte // scratch: plaintext just read
+	cin  []byte // ciphertext just read
+	cout []byte // ciphertext about to be written
+	// scratch is for building header values.
+	scratch []byte
+	today   string // the Date header
+	second  int64  // that it is of
+
+	dirty   []*conn
+	bufs    [][]byte
+	streams []*stream
+	pipes   []pipe
+	entry   accesslog.Entry // of the line being logged
+	logs    map[string]*logSink
+
+	acceptors map[*socket]*acceptor
+	// sessions are the downstream connections, for draining and the end.
+	sessions map[session]struct{}
+}
+
+// session is what a downstream connection is used for.
+type session interface {
+	// drain ends the session soon without breaking what it does now.
+	drain()
+	// end closes it at once.
+	end()
+}
+
+func newWorker(p *Proxy, idx int) (*worker, error) {
+	l, err := loop.New()
+	if err != nil {
+		return nil, err
+	}
+	w := &worker{
+		p: p, idx: idx, loop: l,
+		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize),
+		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, logs: map[string]*logSink{},
+	}
+	l.BatchDone = w.flush
+	return w, nil
+}
+
+func (w *worker) run(ctx context.Context) error {
+	err := w.loop.Run(ctx)
+	for s := range w.sessions {
+		s.end()
+	}
+	w.flushLogs()
+	return err
+}
+
+// flush writes the output of all connections that a batch of events touched.
+func (w *worker) flush() {
+	for i := 0; i < len(w.dirty); i++ {
+		c := w.dirty[i]
+		c.dirty = false
+		if !c.closed {
+			c.flush()
+		}
+		w.dirty[i] = nil
+	}
+	w.dirty = w.dirty[:0]
+}
+
+func (w *worker) snapshot() *snapshot { return w.p.snap.Load() }
+
+// date returns the time in the form of the Date header.
+func (w *worker) date() string {
+	if t := w.loop.Now(); t.Unix() != w.second {
+		w.second, w.today = t.Unix(), t.UTC().Format(http.TimeFormat)
+	}
+	return w.today
+}
+
+// random returns a random number; the runtime's generator needs no lock.
+func (w *worker) random() uint64 { return rand.Uint64() }
+
+// buf returns an empty buffer.
+func (w *worker) buf() []byte {
+	if n := len(w.bufs); n > 0 {
+		b := w.bufs[n-1]
+		w.bufs[n-1] = nil
+		w.bufs = w.bufs[:n-1]
+		return b
+	}
+	return make([]byte, 0, bufSize)
+}
+
+// recycle takes a buffer back.
+func (w *worker) recycle(b []byte) {
+	if cap(b) >= bufSize && cap(b) <= maxKeep && len(w.bufs) < maxFree {
+		w.bufs = append(w.bufs, b[:0])
+	}
+}
+
+// session is counted to even out connections between workers.
+func (w *worker) addSession(s session) {
+	w.sessions[s] = struct{}{}
+	w.p.load[w.idx].Add(1)
+}
+
+func (w *worker) removeSession(s session) {
+	if _, ok := w.sessions[s]; ok {
+		delete(w.sessions, s)
+		w.p.load[w.idx].Add(-1)
+	}
+}
