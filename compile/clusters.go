@@ -83,7 +83,7 @@ func trustOf(c *mesh.Config) string {
 }
 
 func (r clusterRow) need() need {
-	return need{cluster: differ(r.svc), network: r.networks != "", router: r.svc.Parts[0].Headless}
+	return need{cluster: differ(r.svc), network: r.networks != "", router: r.svc.Parts[0].Headless || slices.ContainsFunc(r.svc.Parts[0].Ports, func(p mesh.ServicePort) bool { return p.Protocol() == mesh.Auto })}
 }
 
 // differ reports whether a service does not look the same in all clusters that have it.
@@ -152,7 +152,11 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 	}
 	http2 := p.Protocol().IsHTTP2() || p.Protocol() == mesh.HTTP && policy.GetConnectionPool().GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
 	r.secure(c, v, p, subset, policy.GetTls(), http2)
-	setProtocol(c, http, p.Protocol(), http2, policy.GetConnectionPool().GetHttp().GetUseClientProtocol())
+	proto := p.Protocol()
+	if proto == mesh.Auto && v.router {
+		proto = mesh.TCP // a gateway does not look into what it forwards: its routes say what it is
+	}
+	setProtocol(c, http, proto, http2, policy.GetConnectionPool().GetHttp().GetUseClientProtocol())
 	return c
 }
 

@@ -78,9 +78,7 @@ func (v endpointView) narrow(n need) endpointView {
 func buildEndpoints(r endpointRow, v endpointView) (m made) {
 	part := r.svc.In(v.cluster)
 	if part.Type == mesh.ExternalName || part.Headless && !v.router && v.dialect != GRPC {
-		if !v.sni {
-			return m // these clusters do not ask for endpoints
-		}
+		return m // these clusters do not ask for endpoints
 	}
 	for _, p := range part.Ports {
 		if p.Protocol() == mesh.UDP {
@@ -91,15 +89,13 @@ func buildEndpoints(r endpointRow, v endpointView) (m made) {
 			if policy.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
 				continue
 			}
-			localities := r.localities(v, p.Number, subset, policy)
-			add := func(name string) {
+			add := func(name string, onlyTLS bool) {
+				localities := r.localities(v, p.Number, subset, policy, onlyTLS)
 				m.resources = append(m.resources, newResource(name, &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: localities}))
 			}
-			if part.Type != mesh.ExternalName {
-				add(clusterName(p.Number, subset.GetName(), r.svc.Host))
-				if v.sni {
-					add(sniName(p.Number, subset.GetName(), r.svc.Host))
-				}
+			add(clusterName(p.Number, subset.GetName(), r.svc.Host), false)
+			if v.sni {
+				add(sniName(p.Number, subset.GetName(), r.svc.Host), true)
 			}
 		}
 	}
@@ -115,7 +111,8 @@ type remote struct {
 
 // localities returns the endpoints of one port and subset as a proxy sees them: those of its own network
 // by their addresses, and for each other network its gateways, with the weight of what is behind them.
-func (r endpointRow) localities(v endpointView, port uint16, subset *networking.Subset, policy *networking.TrafficPolicy) []*endpointv3.LocalityLbEndpoints {
+// Where connections are passed through by SNI only endpoints that take mutual TLS are of use.
+func (r endpointRow) localities(v endpointView, port uint16, subset *networking.Subset, policy *networking.TrafficPolicy, onlyTLS bool) []*endpointv3.LocalityLbEndpoints {
 	byLocality := map[mesh.Locality][]*endpointv3.LbEndpoint{}
 	remotes := map[string]*remote{}
 	scale := uint32(1)
@@ -125,7 +122,7 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 	list := r.eps.On(port)
 	for i := range list {
 		e := &list[i]
-		if !e.Ready || !r.sees(v, e) || !selects(subset, e) {
+		if !e.Ready || onlyTLS && !e.TLS || !r.sees(v, e) || !selects(subset, e) {
 			continue
 		}
 		if e.Network != v.network {

@@ -2,10 +2,8 @@ package compile
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"strconv"
-	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -110,7 +108,7 @@ func (r sidecar) bind() *core.BindConfig {
 
 func (r sidecar) cluster(p inboundPort, bind *core.BindConfig) *clusterv3.Cluster {
 	c := originalDst(inboundName(p.port), r.settings, bind, false)
-	c.CleanupInterval = span(math.MaxInt64 / time.Second * time.Second) // an application's address does not age
+	c.CleanupInterval = seconds(9223372035) // the longest there is: an application's address does not age
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 	c.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
 		"istio": fields("services", list_(structOf("host", text(p.host), "name", text(p.service), "namespace", text(p.namespace)))),
