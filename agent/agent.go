@@ -118,24 +118,12 @@ func Run(ctx context.Context, o Options) error {
 		},
 		metrics: p.Metrics, certs: certs, quit: quit, probes: o.Probes, prober: newProber(firstIP(o.Pod)), scrape: o.Scrape, log: o.Logger,
 	}
-	serve := func(port int, what string) error {
-		l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
-		if err != nil {
-			return fmt.Errorf("the %s port: %w", what, err)
-		}
-		g.Go(func() error { return serveHTTP(life, l, status.handler(), o.Logger) })
-		return nil
-	}
-	if err := serve(o.Config.StatusPort, "status"); err != nil {
+	l, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(o.Config.StatusPort)))
+	if err != nil {
 		end()
-		return errors.Join(err, g.Wait())
+		return errors.Join(fmt.Errorf("the status port: %w", err), g.Wait())
 	}
-	if o.Engine == Builtin {
-		if err := serve(o.HealthPort, "health"); err != nil {
-			end()
-			return errors.Join(err, g.Wait())
-		}
-	}
+	g.Go(func() error { return serveHTTP(life, l, status.handler(), o.Logger) })
 	g.Go(func() error {
 		defer end()
 		select {
