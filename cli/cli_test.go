@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/carrick-mesh/carrick/install"
+	"github.com/carrick-mesh/carrick/kube"
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"carrick": func() { os.Exit(Execute(context.Background(), New("1.0.0"))) },
+	})
+}
+
+// TestScripts runs the verbs as users do, without a cluster.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/script",
+		UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("KUBECONFIG", "")
+			return nil
+		},
+	})
+}
+
+// TestRules holds the installed roles against what the control plane says it needs.
+func TestRules(t *testing.T) {
+	cfg, err := install.Resolve(nil, nil, "1.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := cfg.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := map[string][]rbacv1.PolicyRule{}
+	for _, o := range m.Objects() {
+		if o.GetKind() == "ClusterRole" || o.GetKind() == "Role" {
+			var r rbacv1.ClusterRole
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &r); err != nil {
+				t.Fatal(err)
+			}
+			granted[o.GetKind()+" "+o.GetName()] = r.Rules
+		}
+	}
+	for role, need := range map[string][]rbacv1.PolicyRule{
+		"ClusterRole istio-reader-clusterrole-istio-system": kube.ReaderRules(),
+		"ClusterRole istiod-clusterrole-istio-system":       kube.ClusterRules(),
+		"Role istiod": kube.NamespaceRules(),
+	} {
+		for _, n := range need {
+			for _, g := range n.APIGroups {
+				for _, r := range n.Resources {
+					for _, v := range n.Verbs {
+						if !allows(granted[role], g, r, v) {
+							t.Errorf("%s does not allow %s %s.%s, which package kube needs", role, v, r, g)
+						}
+					}
+				}
+			}
+		}
+	}
+	for name, rules := range granted {
+		if strings.HasPrefix(name, "ClusterRole") && allows(rules, "", "secrets", "get") {
+			t.Errorf("%s reads Secrets of every namespace", name)
+		}
+	}
+}
+
+func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
+	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+		has := func(l []string, s string) bool { return slices.Contains(l, s) || slices.Contains(l, "*") }
+		return has(r.APIGroups, group) && has(r.Resources, resource) && has(r.Verbs, verb)
+	})
+}
+
+func TestState(t *testing.T) {
+	for _, tt := range []struct{ sent, acked, want string }{
+		{"", "", "NOT SENT"}, {"1", "1", "SYNCED"}, {"1", "", "STALE (Never Acknowledged)"}, {"2", "1", "STALE"},
+	} {
+		if got := state(tt.sent, tt.acked); got != tt.want {
+			t.Errorf("state(%q, %q) = %q, want %q", tt.sent, tt.acked, got, tt.want)
+		}
+	}
+}
+
+func TestSyncStates(t *testing.T) {
+	b, err := json.Marshal([]syncState{{ClusterID: "b", Proxy: "a.x"}, {ClusterID: "a", Proxy: "z.x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := syncStates([]string{"istiod-1", "istiod-2"}, [][]byte{b, []byte(`[{"cluster_id":"a","proxy":"b.x"}]`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range all {
+		got = append(got, s.ClusterID+" "+s.Proxy+" "+s.istiod)
+	}
+	if d := cmp.Diff([]string{"a b.x istiod-2", "a z.x istiod-1", "b a.x istiod-1"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestClusterRows(t *testing.T) {
+	// As genuine istiod says it.
+	b := []byte(`[{"id":"cluster1","secretName":"","syncStatus":"synced"},{"id":"cluster2","secretName":"istio-system/istio-remote-secret-cluster2","syncStatus":"timeout","message":"bad token"}]`)
+	rows, notes, err := clusterRows([]string{"istiod-x"}, [][]byte{b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{{"cluster1", "-", "synced", "istiod-x"}, {"cluster2", "istio-system/istio-remote-secret-cluster2", "timeout", "istiod-x"}}
+	if d := cmp.Diff(want, rows); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"cluster2: bad token"}, notes); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestRemoteSecret(t *testing.T) {
+	token := &corev1.Secret{Data: map[string][]byte{"ca.crt": []byte("CA"), "token": []byte("TOKEN")}}
+	got, err := encodeRemoteSecret("cluster1", "istio-system", "https://10.10.50.10:6443", "", "remote", token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/remote-secret.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for server, want := range map[string]bool{
+		"https://127.0.0.1:6443": true, "https://localhost:1": true, "https://[::1]:6443": true, "https://0.0.0.0:1": true,
+		"https://10.0.0.1:6443": false, "https://api.example.com": false, "https://[fd00::1]:6443": false,
+	} {
+		if got := loopback(server); got != want {
+			t.Errorf("loopback(%s) = %v", server, got)
+		}
+	}
+}
