@@ -1,12 +1,170 @@
 package mesh
 
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
 // refusal is an object that is not in the mesh, and why.
 type refusal struct {
 	object Key
 	found  []Finding
 }
 
-// validate returns what makes an object meaningless by itself, whatever else the mesh holds.
+// validate returns what makes an object meaningless by itself, whatever else the mesh holds: all that a
+// proxy would refuse a whole listener or route table for.
 func validate(o Object) []Finding {
-	return nil
+	v := &validator{object: o.Key()}
+	switch o := o.(type) {
+	case *Gateway:
+		v.gateway(o.Spec)
+	case *VirtualService:
+		v.virtualService(o.Spec)
+	case *DestinationRule:
+		v.destinationRule(o.Spec)
+	case *PeerAuthentication:
+		v.peerAuthentication(o.Spec)
+	case *MeshConfig:
+		v.meshConfig(o.Spec)
+	}
+	return v.found
+}
+
+// validator collects findings about one object.
+type validator struct {
+	object Key
+	found  []Finding
+}
+
+func (v *validator) add(field, fix, format string, args ...any) {
+	v.found = append(v.found, Finding{v.object, field, fmt.Sprintf(format, args...), fix})
+}
+
+func (v *validator) port(field string, n uint32) {
+	if n < 1 || n > 65535 {
+		v.add(field, "name a port from 1 to 65535", "port %d does not exist", n)
+	}
+}
+
+func (v *validator) percentage(field string, p float64) {
+	if p < 0 || p > 100 || p != p {
+		v.add(field, "name a percentage from 0 to 100", "%v is no percentage", p)
+	}
+}
+
+func (v *validator) regex(field, expression string) {
+	if expression == "*" {
+		return // which Istio takes as "anything"
+	}
+	if _, err := regexp.Compile(expression); err != nil {
+		v.add(field, "write it in RE2 syntax", "%q is no regular expression: %v", expression, err)
+	}
+}
+
+// duration checks one that must be at least min if it is given.
+func (v *validator) duration(field string, d *durationpb.Duration, atLeast time.Duration) {
+	switch {
+	case d == nil:
+	case d.CheckValid() != nil:
+		v.add(field, "write it as 1.5s", "the duration is out of range")
+	case d.AsDuration() < atLeast:
+		v.add(field, fmt.Sprintf("name at least %v", atLeast), "%v is too short", d.AsDuration())
+	}
+}
+
+var token = regexp.MustCompile("^:?[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+func (v *validator) headerName(field, name string) {
+	if !token.MatchString(name) {
+		v.add(field, "name a header", "%q is no header name", name)
+	}
+}
+
+func (v *validator) headerValue(field, value string) {
+	if strings.ContainsAny(value, "\r\n\x00") {
+		v.add(field, "write it on one line", "the value has a line break in it")
+	}
+	v.format(field, value)
+}
+
+var dnsLabel = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?$`)
+
+// host checks a host name, which may be "*" or begin with "*.".
+func (v *validator) host(field, host string) {
+	rest := strings.ToLower(host)
+	if rest == "*" {
+		return
+	}
+	rest = strings.TrimPrefix(rest, "*.")
+	if rest == "" || len(rest) > 253 {
+		v.add(field, "name a host, such as reviews or *.example.com", "%q is no host name", host)
+		return
+	}
+	if strings.Contains(rest, ":") { // an IPv6 address
+		return
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(rest, "."), ".") {
+		if len(label) > 63 || !dnsLabel.MatchString(label) {
+			v.add(field, "name a host, such as reviews or *.example.com", "%q is no host name", host)
+			return
+		}
+	}
+}
+
+// operators are those of Envoy's format strings that a mesh's proxies know.
+var operators = strings.Fields(`START_TIME REQ RESP TRAILER PROTOCOL RESPONSE_CODE RESPONSE_FLAGS RESPONSE_FLAGS_LONG
+	RESPONSE_CODE_DETAILS CONNECTION_TERMINATION_DETAILS BYTES_RECEIVED BYTES_SENT DURATION REQUEST_DURATION RESPONSE_DURATION
+	RESPONSE_TX_DURATION DOWNSTREAM_HANDSHAKE_DURATION ROUNDTRIP_DURATION REQUEST_TX_DURATION COMMON_DURATION
+	UPSTREAM_HOST UPSTREAM_HOST_NAME UPSTREAM_CLUSTER UPSTREAM_CLUSTER_RAW UPSTREAM_LOCAL_ADDRESS UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT
+	UPSTREAM_LOCAL_PORT UPSTREAM_REMOTE_ADDRESS UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT UPSTREAM_REMOTE_PORT UPSTREAM_PROTOCOL
+	UPSTREAM_TRANSPORT_FAILURE_REASON UPSTREAM_REQUEST_ATTEMPT_COUNT UPSTREAM_CONNECTION_ID UPSTREAM_TLS_CIPHER UPSTREAM_TLS_VERSION
+	UPSTREAM_TLS_SESSION_ID UPSTREAM_PEER_SUBJECT UPSTREAM_PEER_ISSUER UPSTREAM_PEER_CERT UPSTREAM_PEER_URI_SAN UPSTREAM_METADATA
+	UPSTREAM_WIRE_BYTES_SENT UPSTREAM_WIRE_BYTES_RECEIVED UPSTREAM_HEADER_BYTES_SENT UPSTREAM_HEADER_BYTES_RECEIVED
+	UPSTREAM_FILTER_STATE DOWNSTREAM_TRANSPORT_FAILURE_REASON DOWNSTREAM_LOCAL_ADDRESS DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT
+	DOWNSTREAM_LOCAL_PORT DOWNSTREAM_REMOTE_ADDRESS DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT DOWNSTREAM_REMOTE_PORT
+	DOWNSTREAM_DIRECT_REMOTE_ADDRESS DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT DOWNSTREAM_DIRECT_REMOTE_PORT
+	DOWNSTREAM_LOCAL_SUBJECT DOWNSTREAM_LOCAL_URI_SAN DOWNSTREAM_LOCAL_DNS_SAN DOWNSTREAM_PEER_SUBJECT DOWNSTREAM_PEER_ISSUER
+	DOWNSTREAM_PEER_URI_SAN DOWNSTREAM_PEER_DNS_SAN DOWNSTREAM_PEER_IP_SAN DOWNSTREAM_PEER_SERIAL DOWNSTREAM_PEER_CERT
+	DOWNSTREAM_PEER_CERT_V_START DOWNSTREAM_PEER_CERT_V_END DOWNSTREAM_PEER_FINGERPRINT_1 DOWNSTREAM_PEER_FINGERPRINT_256
+	DOWNSTREAM_TLS_CIPHER DOWNSTREAM_TLS_VERSION DOWNSTREAM_TLS_SESSION_ID DOWNSTREAM_WIRE_BYTES_SENT
+	DOWNSTREAM_WIRE_BYTES_RECEIVED DOWNSTREAM_HEADER_BYTES_SENT DOWNSTREAM_HEADER_BYTES_RECEIVED CONNECTION_ID STREAM_ID
+	REQUESTED_SERVER_NAME ROUTE_NAME VIRTUAL_CLUSTER_NAME HOSTNAME LOCAL_REPLY_BODY FILTER_CHAIN_NAME DYNAMIC_METADATA
+	CLUSTER_METADATA FILTER_STATE REQUEST_HEADERS_BYTES RESPONSE_HEADERS_BYTES RESPONSE_TRAILERS_BYTES GRPC_STATUS
+	GRPC_STATUS_NUMBER ACCESS_LOG_TYPE UNIQUE_ID ENVIRONMENT EMIT_TIME TRACE_ID QUERY_PARAM PATH REQ_WITHOUT_QUERY METADATA TLS_JA3_FINGERPRINT`)
+
+var operator = regexp.MustCompile(`^([A-Z0-9_]+)(\([^%]*\))?(:\d+)?%`)
+
+// format checks a format string: each % begins an operator that ends with one, or is doubled.
+func (v *validator) format(field, s string) {
+	for {
+		i := strings.IndexByte(s, '%')
+		if i < 0 {
+			return
+		}
+		s = s[i+1:]
+		if strings.HasPrefix(s, "%") {
+			s = s[1:]
+			continue
+		}
+		m := operator.FindStringSubmatch(s)
+		if m == nil {
+			// START_TIME's own format may have percent signs in it.
+			if end := strings.Index(s, ")%"); strings.HasPrefix(s, "START_TIME(") && end > 0 {
+				s = s[end+2:]
+				continue
+			}
+			v.add(field, "double a percent sign that is meant as such", "%q is not an operator of a format string", "%"+s[:min(len(s), 24)])
+			return
+		}
+		if !slices.Contains(operators, m[1]) {
+			v.add(field, "see the list of operators in Envoy's documentation of access logs", "operator %%%s%% does not exist", m[1])
+			return
+		}
+		s = s[len(m[0]):]
+	}
 }

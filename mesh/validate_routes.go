@@ -1,0 +1,247 @@
+package mesh
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+func (v *validator) virtualService(s *networking.VirtualService) {
+	if len(s.GetHosts()) == 0 {
+		v.add("spec.hosts", "name at least one host", "there are no hosts")
+	}
+	for i, h := range s.GetHosts() {
+		v.host(fmt.Sprintf("spec.hosts[%d]", i), h)
+	}
+	for i, g := range s.GetGateways() {
+		if strings.Count(g, "/") > 1 || g == "" {
+			v.add(fmt.Sprintf("spec.gateways[%d]", i), "write name, namespace/name or mesh", "%q is no gateway's name", g)
+		}
+	}
+	for i, r := range s.GetHttp() {
+		v.httpRoute(fmt.Sprintf("spec.http[%d]", i), r)
+	}
+	for i, r := range s.GetTcp() {
+		v.destinations(fmt.Sprintf("spec.tcp[%d].route", i), r.GetRoute())
+	}
+	for i, r := range s.GetTls() {
+		field := fmt.Sprintf("spec.tls[%d]", i)
+		v.destinations(field+".route", r.GetRoute())
+		if len(r.GetMatch()) == 0 {
+			v.add(field+".match", "name sniHosts", "a TLS route needs a match")
+		}
+		for j, m := range r.GetMatch() {
+			if len(m.GetSniHosts()) == 0 {
+				v.add(fmt.Sprintf("%s.match[%d].sniHosts", field, j), "name at least one", "there are none")
+			}
+			for k, h := range m.GetSniHosts() {
+				v.host(fmt.Sprintf("%s.match[%d].sniHosts[%d]", field, j, k), h)
+			}
+		}
+	}
+	if len(s.GetHttp())+len(s.GetTcp())+len(s.GetTls()) == 0 {
+		v.add("spec", "add http, tcp or tls", "there are no routes")
+	}
+}
+
+func (v *validator) httpRoute(field string, r *networking.HTTPRoute) {
+	if r == nil {
+		v.add(field, "remove it", "the route is empty")
+		return
+	}
+	for i, m := range r.GetMatch() {
+		v.httpMatch(fmt.Sprintf("%s.match[%d]", field, i), m)
+	}
+	actions := 0
+	for _, is := range []bool{len(r.GetRoute()) > 0, r.GetRedirect() != nil, r.GetDirectResponse() != nil, r.GetDelegate() != nil} {
+		if is {
+			actions++
+		}
+	}
+	switch {
+	case r.GetDelegate() != nil:
+		v.add(field+".delegate", "write its routes into this VirtualService", "delegates are not supported yet")
+	case actions == 0:
+		v.add(field, "add route, redirect or directResponse", "the route leads nowhere")
+	case actions > 1:
+		v.add(field, "keep one of them", "it has more than one of route, redirect and directResponse")
+	}
+	for i, d := range r.GetRoute() {
+		f := fmt.Sprintf("%s.route[%d]", field, i)
+		v.destination(f+".destination", d.GetDestination())
+		v.weight(f+".weight", d.GetWeight())
+		v.headers(f+".headers", d.GetHeaders())
+	}
+	v.headers(field+".headers", r.GetHeaders())
+	v.duration(field+".timeout", r.GetTimeout(), time.Millisecond)
+	v.retries(field+".retries", r.GetRetries())
+	v.mirrors(field, r)
+	v.fault(field+".fault", r.GetFault())
+	v.rewrite(field, r)
+	for i, o := range r.GetCorsPolicy().GetAllowOrigins() {
+		v.stringMatch(fmt.Sprintf("%s.corsPolicy.allowOrigins[%d]", field, i), o)
+	}
+	if x := r.GetDirectResponse(); x != nil && (x.GetStatus() < 200 || x.GetStatus() > 599) {
+		v.add(field+".directResponse.status", "name one from 200 to 599", "%d is no status of a response", x.GetStatus())
+	}
+}
+
+func (v *validator) rewrite(field string, r *networking.HTTPRoute) {
+	if x := r.GetRedirect(); x != nil {
+		switch x.GetRedirectCode() {
+		case 0, 301, 302, 303, 307, 308:
+		default:
+			v.add(field+".redirect.redirectCode", "name 301, 302, 303, 307 or 308", "%d is no redirection", x.GetRedirectCode())
+		}
+		if r.GetRewrite() != nil {
+			v.add(field+".rewrite", "use redirect.uri and redirect.authority", "a redirection cannot rewrite")
+		}
+		if p := x.GetPort(); p > 65535 {
+			v.port(field+".redirect.port", p)
+		}
+	}
+	if x := r.GetRewrite().GetUriRegexRewrite(); x != nil {
+		v.regex(field+".rewrite.uriRegexRewrite.match", x.GetMatch())
+		if r.GetRewrite().GetUri() != "" {
+			v.add(field+".rewrite.uri", "keep one of them", "it has both uri and uriRegexRewrite")
+		}
+	}
+	if u := r.GetRewrite().GetUri(); strings.ContainsAny(u, "\r\n\x00") {
+		v.add(field+".rewrite.uri", "write it on one line", "the value has a line break in it")
+	}
+}
+
+func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
+	v.stringMatch(field+".uri", m.GetUri())
+	v.stringMatch(field+".scheme", m.GetScheme())
+	v.stringMatch(field+".method", m.GetMethod())
+	v.stringMatch(field+".authority", m.GetAuthority())
+	for name, headers := range map[string]map[string]*networking.StringMatch{"headers": m.GetHeaders(), "withoutHeaders": m.GetWithoutHeaders()} {
+		for _, k := range slices.Sorted(maps.Keys(headers)) {
+			v.headerName(field+"."+name+"."+k, k)
+			v.stringMatch(field+"."+name+"."+k, headers[k])
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.GetQueryParams())) {
+		if k == "" {
+			v.add(field+".queryParams", "name the parameter", "a parameter has no name")
+		}
+		v.stringMatch(field+".queryParams."+k, m.GetQueryParams()[k])
+	}
+}
+
+func (v *validator) stringMatch(field string, m *networking.StringMatch) {
+	if r := m.GetRegex(); r != "" {
+		v.regex(field+".regex", r)
+	}
+}
+
+func (v *validator) retries(field string, r *networking.HTTPRetry) {
+	if r.GetAttempts() < 0 {
+		v.add(field+".attempts", "name 0 or more", "%d attempts cannot be made", r.GetAttempts())
+	}
+	v.duration(field+".perTryTimeout", r.GetPerTryTimeout(), time.Millisecond)
+	v.duration(field+".backoff", r.GetBackoff(), time.Millisecond)
+	known := strings.Fields(`5xx gateway-error reset reset-before-request connect-failure envoy-ratelimited retriable-4xx refused-stream
+		retriable-status-codes retriable-headers http3-post-connect-failure cancelled deadline-exceeded internal resource-exhausted unavailable`)
+	for word := range strings.SplitSeq(r.GetRetryOn(), ",") {
+		word = strings.TrimSpace(word)
+		n := 0
+		if _, err := fmt.Sscanf(word, "%3d", &n); word == "" || slices.Contains(known, word) || err == nil && len(word) == 3 && n >= 100 && n < 600 {
+			continue
+		}
+		v.add(field+".retryOn", "name conditions of Envoy, such as 5xx, or status codes", "%q is no condition", word)
+	}
+}
+
+func (v *validator) mirrors(field string, r *networking.HTTPRoute) {
+	if m := r.GetMirror(); m != nil {
+		v.destination(field+".mirror", m)
+	}
+	if p := r.GetMirrorPercentage(); p != nil {
+		v.percentage(field+".mirrorPercentage", p.GetValue())
+	}
+	for i, m := range r.GetMirrors() {
+		v.destination(fmt.Sprintf("%s.mirrors[%d].destination", field, i), m.GetDestination())
+		v.percentage(fmt.Sprintf("%s.mirrors[%d].percentage", field, i), m.GetPercentage().GetValue())
+	}
+}
+
+func (v *validator) fault(field string, f *networking.HTTPFaultInjection) {
+	if d := f.GetDelay(); d != nil {
+		v.percentage(field+".delay.percentage", d.GetPercentage().GetValue())
+		if d.GetFixedDelay() == nil {
+			v.add(field+".delay.fixedDelay", "name a duration", "there is none")
+		}
+		v.duration(field+".delay.fixedDelay", d.GetFixedDelay(), time.Millisecond)
+	}
+	a := f.GetAbort()
+	if a == nil {
+		return
+	}
+	v.percentage(field+".abort.percentage", a.GetPercentage().GetValue())
+	switch x := a.GetErrorType().(type) {
+	case *networking.HTTPFaultInjection_Abort_HttpStatus:
+		if x.HttpStatus < 200 || x.HttpStatus > 599 {
+			v.add(field+".abort.httpStatus", "name one from 200 to 599", "%d is no status of a response", x.HttpStatus)
+		}
+	case *networking.HTTPFaultInjection_Abort_GrpcStatus:
+		if !slices.Contains(grpcStatuses, x.GrpcStatus) {
+			v.add(field+".abort.grpcStatus", "name a status, such as UNAVAILABLE", "%q is no status of gRPC", x.GrpcStatus)
+		}
+	default:
+		v.add(field+".abort", "name httpStatus or grpcStatus", "it does not say what to answer")
+	}
+}
+
+var grpcStatuses = strings.Fields(`OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED
+	RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED`)
+
+func (v *validator) headers(field string, h *networking.Headers) {
+	for side, ops := range map[string]*networking.Headers_HeaderOperations{"request": h.GetRequest(), "response": h.GetResponse()} {
+		for op, all := range map[string]map[string]string{"set": ops.GetSet(), "add": ops.GetAdd()} {
+			for _, k := range slices.Sorted(maps.Keys(all)) {
+				f := field + "." + side + "." + op + "." + k
+				v.headerName(f, k)
+				v.headerValue(f, all[k])
+			}
+		}
+		for i, k := range ops.GetRemove() {
+			v.headerName(fmt.Sprintf("%s.%s.remove[%d]", field, side, i), k)
+		}
+	}
+}
+
+func (v *validator) destination(field string, d *networking.Destination) {
+	if d.GetHost() == "" {
+		v.add(field+".host", "name the service", "there is no host")
+		return
+	}
+	v.host(field+".host", d.GetHost())
+	if strings.Contains(d.GetHost(), "*") {
+		v.add(field+".host", "name one service", "a destination cannot be a pattern")
+	}
+	if d.GetPort() != nil {
+		v.port(field+".port.number", d.GetPort().GetNumber())
+	}
+}
+
+func (v *validator) destinations(field string, all []*networking.RouteDestination) {
+	if len(all) == 0 {
+		v.add(field, "name a destination", "the route leads nowhere")
+	}
+	for i, d := range all {
+		v.destination(fmt.Sprintf("%s[%d].destination", field, i), d.GetDestination())
+		v.weight(fmt.Sprintf("%s[%d].weight", field, i), d.GetWeight())
+	}
+}
+
+func (v *validator) weight(field string, w int32) {
+	if w < 0 {
+		v.add(field, "name 0 or more", "%d is no weight", w)
+	}
+}

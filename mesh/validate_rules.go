@@ -1,0 +1,181 @@
+package mesh
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	security "istio.io/api/security/v1beta1"
+)
+
+func (v *validator) gateway(g *networking.Gateway) {
+	if len(g.GetServers()) == 0 {
+		v.add("spec.servers", "add a server", "there are no servers")
+	}
+	for i, s := range g.GetServers() {
+		field := fmt.Sprintf("spec.servers[%d]", i)
+		v.port(field+".port.number", s.GetPort().GetNumber())
+		proto, ok := ParseProtocol(s.GetPort().GetProtocol())
+		if !ok || proto == UDP {
+			v.add(field+".port.protocol", "name HTTP, HTTPS, HTTP2, GRPC, TCP or TLS", "%q is no protocol of a gateway", s.GetPort().GetProtocol())
+		}
+		if len(s.GetHosts()) == 0 {
+			v.add(field+".hosts", `name hosts, or "*" for all`, "there are no hosts")
+		}
+		for j, h := range s.GetHosts() {
+			if _, rest, ok := strings.Cut(h, "/"); ok {
+				h = rest
+			}
+			v.host(fmt.Sprintf("%s.hosts[%d]", field, j), h)
+		}
+		v.serverTLS(field+".tls", proto, s.GetTls())
+	}
+}
+
+func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSSettings) {
+	if p.IsTLS() && t == nil {
+		v.add(field, "add tls with a mode", "protocol %s needs it", p)
+		return
+	}
+	if !p.IsTLS() && t != nil && !t.GetHttpsRedirect() && t.GetMode() != networking.ServerTLSSettings_PASSTHROUGH {
+		v.add(field, "name protocol HTTPS or TLS, or remove tls", "protocol %s has no TLS", p)
+	}
+	if !p.IsTLS() {
+		return
+	}
+	switch m := t.GetMode(); m {
+	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
+		if t.GetCredentialName() == "" && (t.GetServerCertificate() == "" || t.GetPrivateKey() == "") {
+			v.add(field+".credentialName", "name a Secret of the gateway's namespace", "mode %s needs a certificate", m)
+		}
+		if m != networking.ServerTLSSettings_SIMPLE && t.GetCredentialName() == "" && t.GetCaCertificates() == "" {
+			v.add(field+".caCertificates", "name a file, or use credentialName", "mode %s needs roots for clients", m)
+		}
+	}
+}
+
+func (v *validator) destinationRule(r *networking.DestinationRule) {
+	v.host("spec.host", r.GetHost())
+	v.trafficPolicy("spec.trafficPolicy", r.GetTrafficPolicy())
+	seen := map[string]bool{}
+	for i, s := range r.GetSubsets() {
+		field := fmt.Sprintf("spec.subsets[%d]", i)
+		switch {
+		case s.GetName() == "" || strings.ContainsAny(s.GetName(), "| \t"):
+			v.add(field+".name", "name the subset by a word", "%q is no name of a subset", s.GetName())
+		case seen[s.GetName()]:
+			v.add(field+".name", "rename or remove one", "there is another subset %q", s.GetName())
+		}
+		seen[s.GetName()] = true
+		v.trafficPolicy(field+".trafficPolicy", s.GetTrafficPolicy())
+	}
+}
+
+func (v *validator) trafficPolicy(field string, p *networking.TrafficPolicy) {
+	v.policy(field, p.GetConnectionPool(), p.GetLoadBalancer(), p.GetOutlierDetection(), p.GetTls())
+	for i, s := range p.GetPortLevelSettings() {
+		f := fmt.Sprintf("%s.portLevelSettings[%d]", field, i)
+		v.port(f+".port.number", s.GetPort().GetNumber())
+		v.policy(f, s.GetConnectionPool(), s.GetLoadBalancer(), s.GetOutlierDetection(), s.GetTls())
+	}
+}
+
+func (v *validator) policy(field string, c *networking.ConnectionPoolSettings, lb *networking.LoadBalancerSettings, o *networking.OutlierDetection, t *networking.ClientTLSSettings) {
+	v.duration(field+".connectionPool.tcp.connectTimeout", c.GetTcp().GetConnectTimeout(), time.Millisecond)
+	v.duration(field+".connectionPool.tcp.maxConnectionDuration", c.GetTcp().GetMaxConnectionDuration(), time.Millisecond)
+	v.duration(field+".connectionPool.http.idleTimeout", c.GetHttp().GetIdleTimeout(), 0)
+	for name, n := range map[string]int32{
+		".connectionPool.tcp.maxConnections": c.GetTcp().GetMaxConnections(), ".connectionPool.http.http1MaxPendingRequests": c.GetHttp().GetHttp1MaxPendingRequests(),
+		".connectionPool.http.http2MaxRequests": c.GetHttp().GetHttp2MaxRequests(), ".connectionPool.http.maxRetries": c.GetHttp().GetMaxRetries(),
+		".connectionPool.http.maxRequestsPerConnection": c.GetHttp().GetMaxRequestsPerConnection(),
+	} {
+		if n < 0 {
+			v.add(field+name, "name 0 or more", "%d is no limit", n)
+		}
+	}
+	v.duration(field+".outlierDetection.interval", o.GetInterval(), time.Millisecond)
+	v.duration(field+".outlierDetection.baseEjectionTime", o.GetBaseEjectionTime(), time.Millisecond)
+	v.percentage(field+".outlierDetection.maxEjectionPercent", float64(o.GetMaxEjectionPercent()))
+	v.percentage(field+".outlierDetection.minHealthPercent", float64(o.GetMinHealthPercent()))
+	v.balancer(field+".loadBalancer", lb)
+	if t.GetMode() == networking.ClientTLSSettings_MUTUAL && t.GetCredentialName() == "" && (t.GetClientCertificate() == "" || t.GetPrivateKey() == "") {
+		v.add(field+".tls", "name clientCertificate and privateKey, or credentialName", "mode MUTUAL needs a certificate")
+	}
+}
+
+func (v *validator) balancer(field string, lb *networking.LoadBalancerSettings) {
+	if h := lb.GetConsistentHash(); h != nil {
+		switch k := h.GetHashKey().(type) {
+		case nil:
+			v.add(field+".consistentHash", "name httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName", "it does not say what to hash")
+		case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
+			v.headerName(field+".consistentHash.httpHeaderName", k.HttpHeaderName)
+		case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
+			if k.HttpCookie.GetName() == "" {
+				v.add(field+".consistentHash.httpCookie.name", "name the cookie", "there is no name")
+			}
+		case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
+			if k.HttpQueryParameterName == "" {
+				v.add(field+".consistentHash.httpQueryParameterName", "name the parameter", "there is no name")
+			}
+		}
+		if n := h.GetMaglev().GetTableSize(); n > 5000011 {
+			v.add(field+".consistentHash.maglev.tableSize", "name a prime up to 5000011", "%d is too large", n)
+		}
+		if n := h.GetRingHash().GetMinimumRingSize(); n > 8388608 {
+			v.add(field+".consistentHash.ringHash.minimumRingSize", "name up to 8388608", "%d is too large", n)
+		}
+	}
+	v.duration(field+".warmupDurationSecs", lb.GetWarmupDurationSecs(), time.Second)
+	l := lb.GetLocalityLbSetting()
+	if len(l.GetFailoverPriority()) > 0 {
+		v.add(field+".localityLbSetting.failoverPriority", "use failover, which goes by region, zone and subzone", "it is not supported yet")
+	}
+	for i, d := range l.GetDistribute() {
+		sum := uint32(0)
+		for _, w := range d.GetTo() {
+			sum += w
+		}
+		if sum != 100 {
+			v.add(fmt.Sprintf("%s.localityLbSetting.distribute[%d].to", field, i), "make the weights add up to 100", "they add up to %d", sum)
+		}
+	}
+}
+
+func (v *validator) peerAuthentication(p *security.PeerAuthentication) {
+	if len(p.GetPortLevelMtls()) > 0 && len(p.GetSelector().GetMatchLabels()) == 0 {
+		v.add("spec.portLevelMtls", "add spec.selector.matchLabels", "ports can only be named for selected workloads")
+	}
+	for _, n := range slices.Sorted(maps.Keys(p.GetPortLevelMtls())) {
+		v.port(fmt.Sprintf("spec.portLevelMtls.%d", n), n)
+	}
+}
+
+func (v *validator) meshConfig(m *meshconfig.MeshConfig) {
+	v.duration("connectTimeout", m.GetConnectTimeout(), time.Millisecond)
+	v.duration("protocolDetectionTimeout", m.GetProtocolDetectionTimeout(), 0)
+	v.retries("defaultHttpRetryPolicy", m.GetDefaultHttpRetryPolicy())
+	format := m.GetAccessLogFormat()
+	if m.GetAccessLogEncoding() != meshconfig.MeshConfig_JSON {
+		v.format("accessLogFormat", format)
+		return
+	}
+	if format == "" {
+		return
+	}
+	fields := map[string]any{}
+	if err := json.Unmarshal([]byte(format), &fields); err != nil {
+		v.add("accessLogFormat", `write {"key": "%OPERATOR%", ...}, or set accessLogEncoding: TEXT`, "it is no JSON object: %v", err)
+		return
+	}
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		if s, ok := fields[k].(string); ok {
+			v.format("accessLogFormat."+k, s)
+		}
+	}
+}
