@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,7 +25,7 @@ import (
 )
 
 // superviseVerb is the command by which the program becomes a supervisor; its
-// argument is the folder of the set of programs.
+// arguments are the folder of the set of programs and whether it keeps what fails.
 const superviseVerb = "__supervise"
 
 func up(in invocation) error {
@@ -36,6 +37,7 @@ func up(in invocation) error {
 	f.BoolVar(&o.Distinct, "distinct", false, "give the clusters different pod networks")
 	f.BoolVar(&o.Overlay, "overlay", false, "join the pods of a cluster's nodes by an overlay, MTU 1480, in /26 blocks")
 	f.StringVar(&o.Proxy, "proxy", "nftables", "kube-proxy's mode, nftables or iptables")
+	keep := f.Bool("keep", false, "leave what has failed to come up, to look at; lab down removes it")
 	if err := f.Parse(in.args); err != nil {
 		return exitCode(2)
 	}
@@ -76,7 +78,10 @@ func up(in invocation) error {
 	if err := in.lab.UseSet(set.Dir); err != nil {
 		return err
 	}
-	if err := launch(in.ctx, in.lab, set); err != nil {
+	if err := launch(in.ctx, in.lab, set, *keep); err != nil {
+		if *keep {
+			return fmt.Errorf("%w; logs are in %s", err, in.lab.Path("nodes"))
+		}
 		if rerr := remove(in.lab); rerr != nil {
 			err = errors.Join(err, rerr)
 		}
@@ -100,13 +105,13 @@ func alreadyUp(lab state.Lab, want *topo.Topology) error {
 }
 
 // launch starts the supervisor and shows what it says until the lab is ready.
-func launch(ctx context.Context, lab state.Lab, set build.Set) error {
+func launch(ctx context.Context, lab state.Lab, set build.Set, keep bool) error {
 	log, err := os.Create(lab.UpLog())
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command("/proc/self/exe", "--run-id", lab.ID, superviseVerb, set.Dir)
+	cmd := exec.Command("/proc/self/exe", "--run-id", lab.ID, superviseVerb, set.Dir, strconv.FormatBool(keep))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -159,6 +164,7 @@ func supervise(in invocation) error {
 	set := build.Set{Dir: in.args[0]}
 	return supervisor.Run(in.ctx, supervisor.Config{
 		Lab: in.lab, Topology: t, Bin: set.Bin(), Images: set.Images(),
+		Keep:     in.args[1] == "true",
 		Progress: progress(time.Now()),
 		Log:      slog.New(slog.NewTextHandler(log, nil)),
 	})

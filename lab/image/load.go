@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // Reachable reports an error unless something listens on a unix socket.
@@ -19,11 +20,16 @@ func Reachable(ctx context.Context, socket string) error {
 	return c.Close()
 }
 
+// loadLimit bounds the loading of one archive into one node.
+const loadLimit = 3 * time.Minute
+
 // Load imports archives, Docker's or OCI's, into the containerd that listens on
 // a socket, where a kubelet finds them. ctr is containerd's client program.
 func Load(ctx context.Context, ctr, socket string, files ...string) error {
 	var errs []error
 	for _, f := range files {
+		ctx, cancel := context.WithTimeout(ctx, loadLimit)
+		defer cancel()
 		out, err := exec.CommandContext(ctx, ctr, "-a", socket, "-n", "k8s.io",
 			"images", "import", "--local", "--snapshotter", "overlayfs", f).CombinedOutput()
 		if err != nil {

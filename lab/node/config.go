@@ -3,8 +3,6 @@ package node
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/carrick-mesh/carrick/lab/pki"
@@ -17,29 +15,21 @@ const (
 	pauseImage = "docker.io/lab/pause:1"
 )
 
-// writeConfigs writes what the node's programs read.
-func writeConfigs(t *topo.Topology, c *topo.Cluster, n *topo.Node, group string) error {
+// configs returns the files that the node's programs read, by path.
+func configs(t *topo.Topology, c *topo.Cluster, n *topo.Node, group string) (map[string]string, error) {
 	fill := strings.NewReplacer(
 		"@BIN", binDir, "@CNI", cniDir, "@PKI", pki.Dir, "@SOCKET", criSocket, "@PAUSE", pauseImage,
 		"@NAME", n.Name, "@DNS", c.DNS.String(), "@PODNET", c.PodNet.String(), "@MODE", t.Proxy, "@GROUP", group)
 	conflist, err := cni(t, n)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for path, text := range map[string]string{
+	return map[string]string{
 		"/etc/cni/net.d/10-lab.conflist": conflist,
 		runDir + "/containerd.toml":      fill.Replace(containerdConfig),
 		runDir + "/kubelet.yaml":         fill.Replace(kubeletConfig),
 		runDir + "/proxy.yaml":           fill.Replace(proxyConfig),
-	} {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	}, nil
 }
 
 // cni gives each pod a veth of its own and a route through the node; bridges

@@ -58,14 +58,26 @@ func Run(s Spec, wired io.Reader, log *slog.Logger) error {
 	if err := cgroup.Join(group + "/system"); err != nil {
 		return fmt.Errorf("joining the node's cgroup: %w", err)
 	}
+	if err := suppressSyncs(); err != nil {
+		return fmt.Errorf("suppressing waits for the disk: %w", err)
+	}
 	if err := layRoot(s); err != nil {
 		return fmt.Errorf("laying the root file system: %w", err)
 	}
 	if err := settle(n); err != nil {
 		return err
 	}
-	if err := writeConfigs(s.Topology, c, n, group); err != nil {
+	files, err := configs(s.Topology, c, n, group)
+	if err != nil {
 		return err
+	}
+	for path, text := range files {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
 	if _, err := io.ReadFull(wired, make([]byte, 1)); err != nil {
 		return errors.New("the lab went away before the network was wired")

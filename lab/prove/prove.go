@@ -60,7 +60,7 @@ func (p *prover) command(stdin string, argv ...string) (string, error) {
 	b, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(b))
 	if err != nil {
-		err = fmt.Errorf("%s: %w: %s", strings.Join(argv[1:min(len(argv), 8)], " "), err, text)
+		err = fmt.Errorf("%w: %s", err, text)
 	}
 	return text, err
 }
@@ -139,14 +139,6 @@ func (p *prover) report(name, pattern string, again bool, f func() (string, erro
 	fmt.Fprintf(p.out, "%s  %-60s %5.1fs  %.*s\n", verdict, name, time.Since(begin).Seconds(), width, text)
 }
 
-// must is a step that later checks need.
-func (p *prover) must(what string, err error) error {
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
 func (p *prover) run() error {
 	if err := p.loadImage(); err != nil {
 		return fmt.Errorf("making the checks' image: %w", err)
@@ -155,15 +147,15 @@ func (p *prover) run() error {
 	begin := time.Now()
 	for _, c := range p.topology.Clusters {
 		if err := p.apply(c, "sample.yaml", "@CLUSTER", c.Name); err != nil {
-			return err
+			return fmt.Errorf("%s: applying the sample: %w", c.Name, err)
 		}
 	}
 	for _, c := range p.topology.Clusters {
 		if _, err := p.kube(c, "rollout", "status", "deploy/hello", "--timeout=60s"); err != nil {
-			return err
+			return fmt.Errorf("%s: waiting for the sample: %w", c.Name, err)
 		}
 		if _, err := p.kube(c, "wait", "pod/client", "--for=condition=Ready", "--timeout=60s"); err != nil {
-			return err
+			return fmt.Errorf("%s: waiting for the sample: %w", c.Name, err)
 		}
 	}
 	fmt.Fprintf(p.out, "      deployed in %.1fs\n", time.Since(begin).Seconds())

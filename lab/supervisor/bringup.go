@@ -80,7 +80,9 @@ func (s *Supervisor) loadAll(ctx context.Context, c *topo.Cluster) error {
 			if errs[i] = until(ctx, n.Name+": containerd", patience, func() error {
 				return image.Reachable(ctx, socket)
 			}); errs[i] == nil {
+				begin := time.Now()
 				errs[i] = image.Load(ctx, filepath.Join(s.Bin, "ctr"), socket, s.Images...)
+				s.Log.Info("images loaded", "node", n.Name, "took", time.Since(begin))
 			}
 		})
 	}

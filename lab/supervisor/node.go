@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/carrick-mesh/carrick/lab/cgroup"
 	"github.com/carrick-mesh/carrick/lab/netns"
 	"github.com/carrick-mesh/carrick/lab/node"
 	"github.com/carrick-mesh/carrick/lab/pki"
@@ -167,6 +168,9 @@ func (s *Supervisor) stopNode(n *topo.Node) error {
 	}
 	if err := netns.Delete(s.Topology.Netns(n.Name)); err != nil {
 		return err
+	}
+	if err := cgroup.Remove(topo.Cgroup(s.Topology.RunID) + "/" + n.Name); err != nil {
+		return fmt.Errorf("removing the node's cgroups: %w", err)
 	}
 	// The kernel takes the dead node's side of the cable away some time later, and
 	// with it this one; there may be nothing left to delete.

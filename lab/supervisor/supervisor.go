@@ -28,6 +28,7 @@ type Config struct {
 	Topology *topo.Topology
 	Bin      string   // folder of the programs
 	Images   []string // archives that every node gets before the lab is ready
+	Keep     bool     // stay, for inspection, even if a cluster does not come up
 	Progress func(format string, args ...any)
 	Log      *slog.Logger
 }
@@ -72,6 +73,10 @@ func Run(ctx context.Context, c Config) error {
 	s.Progress("nodes are started")
 	go func() {
 		if err := s.bringUp(ctx); err != nil {
+			if s.Keep {
+				s.Progress("FAILED: %v", err)
+				return
+			}
 			cancel(err)
 			return
 		}
