@@ -61,6 +61,7 @@ type Options struct {
 
 	Stdout, Stderr io.Writer // of the proxy; os.Stdout, os.Stderr
 	Logger         *slog.Logger
+	Level          *slog.LevelVar // of Logger, if the admin interface may change it
 }
 
 // ports are where the proxy's own services listen.
@@ -99,7 +100,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Engine == Envoy {
 		p, err = startEnvoy(life, g, o, certs)
 	} else {
-		p, err = startBuiltin(life, g, o, certs)
+		p, err = startBuiltin(life, g, o, certs, quit)
 	}
 	if err != nil {
 		end()

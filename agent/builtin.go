@@ -1,21 +1,28 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/carrick-mesh/carrick/identity"
 	"github.com/carrick-mesh/carrick/proxy"
+	"github.com/carrick-mesh/carrick/proxy/admin"
 	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 	"github.com/carrick-mesh/carrick/resource"
 	"github.com/carrick-mesh/carrick/xdsclient"
 )
@@ -24,21 +31,25 @@ import (
 // get, so both have the same listeners, ports and dumps, and is its own xDS client.
 type builtin struct {
 	proxy   *proxy.Proxy
+	stats   *stats.Store
 	boot    *config.Bootstrap
 	certs   *Certificates
 	address string // of the control plane
+	loops   int
+	started time.Time
 	log     *slog.Logger
 	drained func(func(context.Context)) // starts what waits for the end of a drain
 
 	compiler config.Compiler // of the client's goroutine
 
 	mu         sync.Mutex
+	draining   bool
 	configured bool  // the control plane's first complete set has come
 	refused    error // why the last set is not in force, or not in full
 }
 
 // startBuiltin runs the built-in proxy, in g.
-func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Certificates) (dataPlane, error) {
+func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Certificates, quit func()) (dataPlane, error) {
 	p := ports{o.HealthPort, o.PrometheusPort}
 	n := node(o.Router, o.Pod, o.Meta, o.Config, p)
 	n.Metadata["CARRICK_VERSION"] = o.Version
@@ -59,7 +70,8 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	if err != nil {
 		return nil, fmt.Errorf("the proxy: %w", err)
 	}
-	e := &builtin{proxy: px, boot: boot, certs: certs, address: o.Config.DiscoveryAddress, log: o.Logger,
+	store := stats.NewStore(loops, stats.Local(localWorkload(o.Pod, n.Metadata)))
+	e := &builtin{proxy: px, stats: store, boot: boot, certs: certs, address: o.Config.DiscoveryAddress, loops: loops, started: time.Now(), log: o.Logger,
 		drained: func(f func(context.Context)) { g.Go(func() error { f(life); return nil }) }}
 	if err := e.apply(boot.Static); err != nil { // readiness and metrics are there from the beginning
 		return nil, err
@@ -68,6 +80,21 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	client := xdsclient.New(xdsclient.Options{
 		Dial: up.dial, Authorize: up.authorize, Node: boot.Node, Decode: e.decode, Publish: e.publish,
 		Also: []xdsclient.Name{{Type: resource.SecretType, Name: rootsName}}, Logger: o.Logger,
+	})
+	l, err := net.Listen("tcp", boot.Admin.String())
+	if err != nil {
+		return nil, fmt.Errorf("the admin port: %w", err)
+	}
+	g.Go(func() error {
+		h := admin.New(admin.Options{
+			Version: o.Version, Started: e.started, Node: boot.Node, Bootstrap: boot.Proto, Concurrency: loops, ConfigPath: o.Config.ConfigPath,
+			State: e.state, Config: px.Config, Listeners: e.listeners, Secrets: e.secrets, Stats: store, Level: o.Level,
+			Drain: func(bool, bool) { e.Drain(life) }, Quit: quit,
+		})
+		return serveHTTP(life, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e.measure()
+			h.ServeHTTP(w, r)
+		}), o.Logger)
 	})
 	g.Go(func() error { return px.Run(life) })
 	g.Go(func() error { return client.Run(life) })
@@ -104,6 +131,8 @@ func (e *builtin) publish(set []xdsclient.Resource) {
 	err := e.apply(sources)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.stats.Process.CDSUpdates.Add(1)
+	e.stats.Process.LDSUpdates.Add(1)
 	if !e.configured {
 		e.log.Info("configuration received", "from", e.address, "resources", len(set))
 	}
@@ -138,6 +167,9 @@ func (e *builtin) Ready(context.Context) error {
 }
 
 func (e *builtin) Drain(context.Context) error {
+	e.mu.Lock()
+	e.draining = true
+	e.mu.Unlock()
 	e.drained(e.proxy.Drain)
 	return nil
 }
@@ -145,8 +177,75 @@ func (e *builtin) Drain(context.Context) error {
 func (e *builtin) Connections(context.Context) (int, error) { return int(e.proxy.Connections()), nil }
 
 func (e *builtin) Metrics(_ context.Context, w io.Writer) error {
-	_, err := fmt.Fprintf(w, "# TYPE envoy_server_total_connections gauge\nenvoy_server_total_connections %d\n", e.proxy.Connections())
-	return err
+	e.measure()
+	return e.stats.WritePrometheus(w, stats.Query{})
+}
+
+// measure brings the gauges up to date that are of the whole process.
+func (e *builtin) measure() {
+	p, memory := e.stats.Process, admin.Memory()
+	p.State.Set(int64(e.state()))
+	p.Live.Set(1)
+	p.Uptime.Set(int64(time.Since(e.started).Seconds()))
+	p.Concurrency.Set(int64(e.loops))
+	p.WorkersStarted.Set(1)
+	p.Memory.Set(int64(memory.Allocated))
+	p.Heap.Set(int64(memory.HeapSize))
+	p.Physical.Set(int64(memory.TotalPhysicalBytes))
+	p.Connections.Set(e.proxy.Connections())
+	cfg := e.proxy.Config()
+	p.ListenersActive.Set(int64(len(cfg.Listeners)))
+	p.ClustersActive.Set(int64(len(cfg.Clusters)))
+	if cr, _ := e.certs.Current(); cr != nil {
+		p.CertDays.Set(int64(time.Until(cr.Certificate.Leaf.NotAfter).Hours() / 24))
+	}
+}
+
+// state is the proxy's, as Envoy's admin interface names it.
+func (e *builtin) state() admin.State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.draining:
+		return admin.Draining
+	case !e.configured:
+		return admin.Initializing
+	}
+	return admin.Live
+}
+
+func (e *builtin) listeners() (ls []admin.Listener) {
+	for _, l := range e.proxy.Listeners() {
+		if l.Bound && l.Listener.Bind {
+			ls = append(ls, admin.Listener{Name: l.Listener.Name, Addresses: l.Listener.Addresses})
+		}
+	}
+	return ls
+}
+
+// secrets are what the agent gives the proxy beside its configuration.
+func (e *builtin) secrets() []admin.Secret {
+	cr, _ := e.certs.Current()
+	if cr == nil {
+		return nil
+	}
+	at := cr.Certificate.Leaf.NotBefore
+	return []admin.Secret{
+		{Name: certificateName, Chain: cr.Chain, Version: cr.version(), Updated: at},
+		{Name: rootsName, Roots: cr.RootsPEM, Version: cr.version(), Updated: at},
+	}
+}
+
+// localWorkload is how Istio's metrics name the pod.
+func localWorkload(pod Pod, meta map[string]any) stats.Workload {
+	text := func(key string) string { s, _ := meta[key].(string); return s }
+	name := pod.Labels["service.istio.io/canonical-name"]
+	return stats.Workload{
+		Workload: text("WORKLOAD_NAME"), Namespace: pod.Namespace, App: cmp.Or(pod.Labels["app"], name),
+		Version: pod.Labels["version"], CanonicalService: cmp.Or(name, text("WORKLOAD_NAME")),
+		CanonicalRevision: cmp.Or(pod.Labels["service.istio.io/canonical-revision"], "latest"), Cluster: text("CLUSTER_ID"),
+		Principal: identity.Identity{TrustDomain: pod.TrustDomain, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount}.String(),
+	}
 }
 
 // workloadSecrets are the agent's certificate and roots, under the names of SDS.

@@ -380,9 +380,6 @@ func testPodWith(t *testing.T, engine Engine) {
 	})
 
 	for _, port := range []int{p.status, p.prometheus} {
-		if engine == Builtin && port == p.prometheus {
-			continue
-		}
 		code, body := p.get(port, "/stats/prometheus")
 		if code != 200 || !strings.Contains(body, "envoy_server_") {
 			t.Errorf("metrics on %d: %d", port, code)
@@ -390,6 +387,19 @@ func testPodWith(t *testing.T, engine Engine) {
 		if port == p.status && !strings.Contains(body, `istio_agent_cert_expiry_seconds{resource_name="default"} 3`) {
 			t.Errorf("no expiry of the certificate in the agent's metrics")
 		}
+	}
+	// What istioctl reads from the admin interface.
+	_, body := p.get(p.admin, "/config_dump")
+	for _, want := range []string{"virtualInbound", "BlackHoleCluster", "sleep-5577c64d7c-x2vw9.sample", "prometheus_stats"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/config_dump has no %s", want)
+		}
+	}
+	if strings.Contains(body, "PRIVATE KEY") {
+		t.Error("/config_dump has a key")
+	}
+	if code, body := p.get(p.admin, "/ready"); code != 200 || body != "LIVE\n" {
+		t.Errorf("/ready: %d %q", code, body)
 	}
 	if err := p.stop(); err != nil {
 		t.Errorf("Run = %v after the end", err)
