@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
@@ -64,26 +68,21 @@ func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh
 	if !ok || raw == nil {
 		return o, nil
 	}
-	data, err := json.Marshal(raw)
+	var c cleaner
+	data, err := json.Marshal(c.clean(spec.ProtoReflect().Descriptor(), "spec", raw))
 	if err != nil {
 		return nil, finding(err)
 	}
-	if err := fromJSON(data, spec, false); err != nil {
+	if err := fromJSON(data, spec); err != nil {
 		return nil, finding(err)
 	}
-	_, strict := k.object(m)
-	if err := fromJSON(data, strict, true); err != nil {
-		f := finding(err)
-		f[0].Message, f[0].Fix = f[0].Message+", which is ignored", "correct its name or remove it"
-		return o, f
-	}
-	return o, nil
+	return o, c.findings(o.Key())
 }
 
 // meshConfig reads keys mesh and meshNetworks of ConfigMap istio.
 func meshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mesh.Finding, error) {
 	m := &mesh.MeshConfig{Cluster: cluster, Spec: &meshconfig.MeshConfig{}}
-	var ignored []mesh.Finding
+	var c cleaner
 	read := func(key string, to proto.Message) error {
 		if strings.TrimSpace(data[key]) == "" {
 			return nil
@@ -92,16 +91,19 @@ func meshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mes
 		if err != nil {
 			return fmt.Errorf("data.%s: %w", key, err)
 		}
-		if string(bytes.TrimSpace(j)) == "null" {
+		var raw any
+		if err := json.Unmarshal(j, &raw); err != nil {
+			return fmt.Errorf("data.%s: %w", key, err)
+		}
+		if raw == nil {
 			return nil
 		}
-		if err := fromJSON(j, to, false); err != nil {
+		if j, err = json.Marshal(c.clean(to.ProtoReflect().Descriptor(), "data."+key, raw)); err != nil {
+			return fmt.Errorf("data.%s: %w", key, err)
+		}
+		if err := fromJSON(j, to); err != nil {
 			field, message := located(err)
 			return fmt.Errorf("%s: %s", join("data."+key, field), message)
-		}
-		if err := fromJSON(j, proto.Clone(to), true); err != nil {
-			field, message := located(err)
-			ignored = append(ignored, mesh.Finding{Field: join("data."+key, field), Message: message + ", which is ignored", Fix: "correct its name or remove it"})
 		}
 		return nil
 	}
@@ -112,7 +114,71 @@ func meshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mes
 	if err := read("meshNetworks", m.Networks); err != nil {
 		return nil, nil, err
 	}
-	return m, ignored, nil
+	return m, c.findings(mesh.Key{}), nil
+}
+
+// cleaner makes of users' JSON what protojson takes.
+type cleaner struct{ unknown []string } // fields that were left out
+
+// clean returns v, the JSON form of a message, with Go's durations ("1m30s"), which Istio takes, in
+// protobuf's form ("90s"), and without fields that the message does not have. Anything else stays
+// as it is, for protojson to judge. v is not changed.
+func (c *cleaner) clean(d protoreflect.MessageDescriptor, path string, v any) any {
+	if d.FullName() == "google.protobuf.Duration" {
+		if s, ok := v.(string); ok {
+			if x, err := time.ParseDuration(s); err == nil {
+				return strconv.FormatFloat(x.Seconds(), 'f', -1, 64) + "s"
+			}
+		}
+		return v
+	}
+	m, ok := v.(map[string]any)
+	if !ok || d.ParentFile().Package() == "google.protobuf" {
+		return v
+	}
+	out := make(map[string]any, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		x, at := m[name], join(path, name)
+		f := d.Fields().ByJSONName(name)
+		if f == nil {
+			f = d.Fields().ByTextName(name)
+		}
+		if f == nil {
+			c.unknown = append(c.unknown, at)
+			continue
+		}
+		out[name] = x
+		switch {
+		case f.IsMap():
+			if entries, ok := x.(map[string]any); ok && f.MapValue().Message() != nil {
+				copied := make(map[string]any, len(entries))
+				for k, e := range entries {
+					copied[k] = c.clean(f.MapValue().Message(), join(at, k), e)
+				}
+				out[name] = copied
+			}
+		case f.Message() == nil:
+		case f.IsList():
+			if elements, ok := x.([]any); ok {
+				copied := make([]any, len(elements))
+				for i, e := range elements {
+					copied[i] = c.clean(f.Message(), fmt.Sprintf("%s[%d]", at, i), e)
+				}
+				out[name] = copied
+			}
+		default:
+			out[name] = c.clean(f.Message(), at, x)
+		}
+	}
+	return out
+}
+
+// findings are about the fields that were left out.
+func (c *cleaner) findings(about mesh.Key) (fs []mesh.Finding) {
+	for _, field := range c.unknown {
+		fs = append(fs, mesh.Finding{Object: about, Field: field, Message: "unknown field, which is ignored", Fix: "correct its name or remove it"})
+	}
+	return fs
 }
 
 // jsonError is protojson's complaint, with the place.
@@ -126,9 +192,8 @@ func (e *jsonError) Error() string { return join(e.field, e.message) }
 var jsonPlace = regexp.MustCompile(`\(line (\d+):(\d+)\): (.*)$`)
 
 // fromJSON reads protobuf's JSON form. An error is a *jsonError where protojson says the place.
-func fromJSON(data []byte, to proto.Message, strict bool) error {
-	proto.Reset(to)
-	err := protojson.UnmarshalOptions{DiscardUnknown: !strict}.Unmarshal(data, to)
+func fromJSON(data []byte, to proto.Message) error {
+	err := protojson.Unmarshal(data, to)
 	if err == nil {
 		return nil
 	}

@@ -205,10 +205,10 @@ func describe(live, next *attempt, problem error, lost time.Time) ClusterStatus 
 		s.Status, s.Message = Timeout, fmt.Sprintf("not synced after %v; still trying", syncTimeout)
 	case live == nil:
 		s.Status = Syncing
-	case problem != nil:
-		s.Status, s.Message = Failed, "the new credentials do not work, the old ones stay in use: "+problem.Error()
 	case !lost.IsZero():
 		s.Status, s.Message = Stale, "the API server has not answered since "+lost.UTC().Format(time.RFC3339)+"; what was last seen stays"
+	case problem != nil:
+		s.Status, s.Message = Failed, "the new credentials do not work, the old ones stay in use: "+problem.Error()
 	default:
 		s.Status = Synced
 		if err := live.feed.err(); err != nil {

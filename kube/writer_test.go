@@ -1,0 +1,97 @@
+package kube
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/carrick-mesh/carrick/kube/kubetest"
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+func TestWriter(t *testing.T) {
+	s := kubetest.Start(t)
+	createNamespace(t, s, "istio-system", nil)
+	createNamespace(t, s, "sample", nil)
+	applyCRDs(t, s)
+	gws := must(dynamic.NewForConfig(s.Config))(t).Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "gateways"}).Namespace("sample")
+	for _, n := range []string{"good", "bad", "left"} {
+		u := parse(t, `{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: `+n+`}, spec: {selector: {app: x}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}}`)
+		eventually(t, "Gateway "+n+" is taken", func() bool {
+			_, err := gws.Create(t.Context(), u, metav1.CreateOptions{})
+			return err == nil
+		})
+	}
+	condition := func(name string) string {
+		u := must(gws.Get(t.Context(), name, metav1.GetOptions{}))(t)
+		cs, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		if len(cs) != 1 {
+			return ""
+		}
+		m := cs[0].(map[string]any)
+		return fmt.Sprint(m["type"], " ", m["status"], " ", m["message"])
+	}
+	// What a former leader left.
+	u := must(gws.Get(t.Context(), "left", metav1.GetOptions{}))(t)
+	if err := setCondition(u, "old"); err != nil {
+		t.Fatal(err)
+	}
+	must(gws.UpdateStatus(t.Context(), u, metav1.UpdateOptions{}))(t)
+
+	c := must(Connect(s.Config))(t)
+	one := NewWriter(c, "c", "istio-system", "istiod-1", "default", slog.New(slog.DiscardHandler))
+	two := NewWriter(c, "c", "istio-system", "istiod-2", "default", slog.New(slog.DiscardHandler))
+	run(t, one.Run)
+	run(t, two.Run)
+	key := mesh.Key{Cluster: "c", Kind: mesh.KindGateway, Namespace: "sample", Name: "bad"}
+	elsewhere := mesh.Key{Cluster: "other", Kind: mesh.KindGateway, Namespace: "sample", Name: "good"}
+	findings := map[mesh.Key][]mesh.Finding{
+		key:       {{Object: key, Field: "spec.servers[0].port.number", Message: "is taken", Fix: "choose another"}, {Object: key, Message: "and more"}},
+		elsewhere: {{Object: elsewhere, Message: "is not of this cluster"}},
+	}
+	for _, w := range []*Writer{one, two} {
+		w.SetRoots("# signer: x\npem\n")
+		w.SetFindings(findings)
+	}
+	eventually(t, "the status", func() bool {
+		return condition("bad") == "Reconciled False spec.servers[0].port.number: is taken (choose another); and more"
+	})
+	eventually(t, "the former leader's complaint is taken back", func() bool { return strings.HasPrefix(condition("left"), "Reconciled True") })
+	if condition("good") != "" {
+		t.Errorf("good: %s", condition("good"))
+	}
+	events := func() (es []corev1.Event) {
+		for _, e := range must(s.Client.CoreV1().Events("sample").List(t.Context(), metav1.ListOptions{}))(t).Items {
+			if e.InvolvedObject.Kind == "Gateway" {
+				es = append(es, e)
+			}
+		}
+		return es
+	}
+	eventually(t, "one event", func() bool { return len(events()) == 1 })
+	if e := events()[0]; e.InvolvedObject.Name != "bad" || e.InvolvedObject.UID == "" || !strings.Contains(e.Message, "spec.servers[0].port.number") {
+		t.Errorf("event %+v", e)
+	}
+	for _, w := range []*Writer{one, two} {
+		w.SetFindings(nil)
+	}
+	eventually(t, "the good status", func() bool { return strings.HasPrefix(condition("bad"), "Reconciled True") })
+	m := must(s.Client.CoreV1().ConfigMaps("sample").Get(t.Context(), RootsConfigMap, metav1.GetOptions{}))(t)
+	if m.Data[RootsKey] != "# signer: x\npem\n" {
+		t.Errorf("roots %q", m.Data)
+	}
+	if _, err := s.Client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), RootsConfigMap, metav1.GetOptions{}); err == nil {
+		t.Error("roots in kube-system")
+	}
+	lease := must(s.Client.CoordinationV1().Leases("istio-system").Get(t.Context(), "istio-leader", metav1.GetOptions{}))(t)
+	if h := *lease.Spec.HolderIdentity; !strings.HasPrefix(h, "istiod-") {
+		t.Errorf("leader %q", h)
+	}
+}
