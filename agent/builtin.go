@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -160,7 +161,7 @@ func (e *builtin) Ready(context.Context) error {
 	}
 	for _, l := range e.proxy.Listeners() {
 		if !l.Bound {
-			return fmt.Errorf("listener %s does not listen: %w", l.Listener.Name, refused)
+			return fmt.Errorf("listener %s does not listen: %w", l.Listener.Name, cmp.Or(refused, errors.New("not bound")))
 		}
 	}
 	return nil

@@ -17,7 +17,7 @@ func runInit(ctx context.Context, e environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	log, err := newLogger(e.stdout, o.logLevel, false)
+	log, _, err := newLogger(e.stdout, o.logLevel, false)
 	if err != nil {
 		return err
 	}

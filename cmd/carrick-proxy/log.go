@@ -12,21 +12,23 @@ import (
 
 // newLogger returns a logger of Istio's format: time, level and message between tabs, then
 // attributes; or JSON. levels is as in --log_output_level: "info", "default:debug", "all:warn,xds:debug";
-// only the level of default or all counts.
-func newLogger(w io.Writer, levels string, json bool) (*slog.Logger, error) {
-	level, err := parseLevels(levels)
+// only the level of default or all counts. The level may be changed later.
+func newLogger(w io.Writer, levels string, json bool) (*slog.Logger, *slog.LevelVar, error) {
+	l, err := parseLevels(levels)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	level := new(slog.LevelVar)
+	level.Set(l)
 	if json {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.LevelKey {
 				a.Value = slog.StringValue(levelName(a.Value.Any().(slog.Level)))
 			}
 			return a
-		}})), nil
+		}})), level, nil
 	}
-	return slog.New(&lineHandler{out: &lockedWriter{w: w}, level: level}), nil
+	return slog.New(&lineHandler{out: &lockedWriter{w: w}, level: level}), level, nil
 }
 
 func parseLevels(s string) (slog.Level, error) {
@@ -72,7 +74,7 @@ func levelName(l slog.Level) string {
 // lineHandler writes a line for each record.
 type lineHandler struct {
 	out    *lockedWriter
-	level  slog.Level
+	level  slog.Leveler
 	prefix string // of attribute keys, from groups
 	attrs  string // already formatted
 }
@@ -82,7 +84,7 @@ type lockedWriter struct {
 	w  io.Writer
 }
 
-func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
 
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder

@@ -60,7 +60,7 @@ func proxyOptions(e environment, args []string, dir string) (agent.Options, erro
 		fmt.Fprintf(e.stderr, "carrick-proxy proxy: the role is sidecar or router, not %q\n", role)
 		return o, errUsage
 	}
-	if o.Logger, err = newLogger(e.stdout, *logLevel, *logJSON); err != nil {
+	if o.Logger, o.Level, err = newLogger(e.stdout, *logLevel, *logJSON); err != nil {
 		return o, err
 	}
 	if o.Config, err = agent.ParseProxyConfig(e.getenv("PROXY_CONFIG")); err != nil {
