@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/carrick-mesh/carrick/pool"
+)
+
+// lbOptions are the flags that the load balancer's two roles have in common.
+type lbOptions struct {
+	kubeconfig, context string
+	namespace           string // where pools, advertisements and leases are
+	class               string // of Services to serve; "" is those without a class
+	debug               bool
+
+	interfaces func() ([]net.Interface, error) // to answer on; announce.LANInterfaces if nil
+}
+
+func (o *lbOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; the pod's service account if empty")
+	f.StringVar(&o.context, "context", "", "context in the kubeconfig file")
+	f.StringVarP(&o.namespace, "namespace", "n", envOr("POD_NAMESPACE", "metallb-system"), "namespace of pools, advertisements and leases")
+	f.StringVar(&o.class, "lb-class", "", "serve Services of this loadBalancerClass instead of those without one")
+	f.BoolVar(&o.debug, "debug", false, "log more")
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+// logger writes as the control plane does.
+func (o *lbOptions) logger() *slog.Logger {
+	level := slog.LevelInfo
+	if o.debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(newLineHandler(os.Stdout, level))
+}
+
+// clients returns clients for the cluster.
+func (o *lbOptions) clients() (kubernetes.Interface, dynamic.Interface, error) {
+	var cfg *rest.Config
+	var err error
+	if o.kubeconfig != "" || o.context != "" {
+		rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: o.kubeconfig}
+		cfg, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context}).ClientConfig()
+	} else {
+		cfg, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("finding the API server: %w", err)
+	}
+	cfg.QPS, cfg.Burst = 50, 100
+	k, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a client: %w", err)
+	}
+	d, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a client: %w", err)
+	}
+	return k, d, nil
+}
+
+// newRecorder returns a recorder of events; stop ends it.
+func newRecorder(k kubernetes.Interface, component, host string) (r record.EventRecorder, stop func()) {
+	b := record.NewBroadcaster()
+	b.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: k.CoreV1().Events("")})
+	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component, Host: host}), b.Shutdown
+}
+
+// trigger remembers that there is something to do.
+type trigger chan struct{}
+
+func newTrigger() trigger { return make(trigger, 1) }
+
+func (t trigger) pull() {
+	select {
+	case t <- struct{}{}:
+	default:
+	}
+}
+
+// on pulls the trigger at each change of what an informer watches.
+func (t trigger) on(informers ...cache.SharedIndexInformer) error {
+	for _, i := range informers {
+		if _, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { t.pull() },
+			UpdateFunc: func(any, any) { t.pull() },
+			DeleteFunc: func(any) { t.pull() },
+		}); err != nil {
+			return fmt.Errorf("watching: %w", err)
+		}
+	}
+	return nil
+}
+
+// loop calls do after each pull, but not more often than every 20 ms, and at least every
+// period, until ctx ends.
+func (t trigger) loop(ctx context.Context, period time.Duration, do func()) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-t:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		do()
+	}
+}
+
+var errNotSynced = errors.New("ended before everything was listed")
+
+// waitSynced waits until everything was listed once: an empty list of pools would take all
+// addresses away. It logs what it waits for.
+func waitSynced(ctx context.Context, log *slog.Logger, informers map[string]cache.SharedIndexInformer) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	said := time.Now()
+	for {
+		var missing []string
+		for name, i := range informers {
+			if !i.HasSynced() {
+				missing = append(missing, name)
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		if time.Since(said) > 10*time.Second {
+			log.Warn("waiting for the API server to list objects", "objects", fmt.Sprint(missing))
+			said = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return errNotSynced
+		case <-tick.C:
+		}
+	}
+}
+
+// poolWatch keeps the pools of the cluster. A pool edited into nonsense stays as it was.
+type poolWatch struct {
+	informer cache.SharedIndexInformer
+	log      *slog.Logger
+	good     map[string]poolEntry // by name, of the last time
+	told     map[string]string    // name to the problem last logged
+}
+
+type poolEntry struct {
+	pool   pool.Pool
+	labels labels.Set
+}
+
+func watchPools(f dynamicinformer.DynamicSharedInformerFactory, log *slog.Logger) *poolWatch {
+	return &poolWatch{informer: f.ForResource(poolResource).Informer(), log: log, good: map[string]poolEntry{}, told: map[string]string{}}
+}
+
+// read returns the pools that can be used, by name, and what is wrong with the others.
+func (w *poolWatch) read() (pools []pool.Pool, of map[string]labels.Set, problems map[*unstructured.Unstructured]error) {
+	next := map[string]poolEntry{}
+	problems = map[*unstructured.Unstructured]error{}
+	objects := map[string]*unstructured.Unstructured{}
+	for _, o := range w.informer.GetStore().List() {
+		u, ok := o.(*unstructured.Unstructured)
+		if !ok {
+			continue
+		}
+		name := u.GetName()
+		objects[name] = u
+		p, l, err := readPool(u)
+		if err != nil {
+			problems[u] = err
+			if old, ok := w.good[name]; ok {
+				next[name] = old
+			}
+			continue
+		}
+		next[name] = poolEntry{p, l}
+	}
+	w.good = next
+	of = map[string]labels.Set{}
+	var all []pool.Pool
+	for name, e := range next {
+		all = append(all, e.pool)
+		of[name] = e.labels
+	}
+	usable, errs := pool.Disjoint(all)
+	for _, err := range errs {
+		w.tell("overlap", err)
+	}
+	for name := range next {
+		used := false
+		for _, p := range usable {
+			used = used || p.Name == name
+		}
+		if !used && objects[name] != nil && problems[objects[name]] == nil {
+			problems[objects[name]] = errors.New("IPAddressPool " + name + " overlaps another one and is not used")
+		}
+	}
+	for u, err := range problems {
+		w.tell(u.GetName(), err)
+	}
+	return usable, of, problems
+}
+
+// tell logs a problem once.
+func (w *poolWatch) tell(about string, err error) {
+	if w.told[about] != err.Error() {
+		w.told[about] = err.Error()
+		w.log.Warn("an address pool is not used as it stands", "error", err)
+	}
+}
+
+func newDynamicFactory(d dynamic.Interface, namespace string) dynamicinformer.DynamicSharedInformerFactory {
+	return dynamicinformer.NewFilteredDynamicSharedInformerFactory(d, 0, namespace, nil)
+}
+
+// referTo makes an object reference for events on an unstructured object.
+func referTo(u *unstructured.Unstructured) *corev1.ObjectReference {
+	gvk := u.GroupVersionKind()
+	return &corev1.ObjectReference{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: u.GetNamespace(), Name: u.GetName(), UID: u.GetUID(), ResourceVersion: u.GetResourceVersion()}
+}
+
+// slim drops what nobody here reads, for informers of many objects.
+func slim(o any) (any, error) {
+	if m, err := meta.Accessor(o); err == nil {
+		m.SetManagedFields(nil)
+	}
+	if n, ok := o.(*corev1.Node); ok {
+		n.Status = corev1.NodeStatus{Conditions: n.Status.Conditions}
+		n.Annotations = nil
+	}
+	return o, nil
+}
