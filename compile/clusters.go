@@ -24,6 +24,7 @@ type clusterRow struct {
 	accounts *mesh.Accounts
 	rule     *mesh.Rule
 	networks string // of the endpoints, sorted, joined by commas
+	tls      bool   // of headless services only: all endpoints take mutual TLS
 }
 
 // clusterView is what of a proxy its clusters depend on.
@@ -54,7 +55,15 @@ func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
 		}
 	}
 	slices.Sort(networks)
-	return clusterRow{h.Service, h.Accounts, ruleOf(h, client), strings.Join(networks, ",")}, true
+	return clusterRow{h.Service, h.Accounts, ruleOf(h, client), strings.Join(networks, ","), headless(h.Service) && allTLS(h.Endpoints)}, true
+}
+
+func headless(s *mesh.HostService) bool {
+	return slices.ContainsFunc(s.Parts, func(p *mesh.Service) bool { return p.Headless })
+}
+
+func allTLS(e *mesh.Endpoints) bool {
+	return len(e.List) > 0 && !slices.ContainsFunc(e.List, func(x mesh.Endpoint) bool { return !x.TLS })
 }
 
 // ruleOf returns the DestinationRule that holds for a client: one of its own namespace, or of the
@@ -83,7 +92,13 @@ func trustOf(c *mesh.Config) string {
 }
 
 func (r clusterRow) need() need {
-	return need{cluster: differ(r.svc), network: r.networks != "", router: r.svc.Parts[0].Headless || slices.ContainsFunc(r.svc.Parts[0].Ports, func(p mesh.ServicePort) bool { return p.Protocol() == mesh.Auto })}
+	return need{cluster: differ(r.svc), network: r.networks != "", router: headless(r.svc) || hasAuto(r.svc)}
+}
+
+func hasAuto(s *mesh.HostService) bool {
+	return slices.ContainsFunc(s.Parts, func(p *mesh.Service) bool {
+		return slices.ContainsFunc(p.Ports, func(p mesh.ServicePort) bool { return p.Protocol() == mesh.Auto })
+	})
 }
 
 // differ reports whether a service does not look the same in all clusters that have it.
@@ -227,7 +242,7 @@ func (r clusterRow) locality(c *clusterv3.Cluster, policy *networking.TrafficPol
 func dnsCluster(c *clusterv3.Cluster, host string, p mesh.ServicePort) {
 	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
 	c.EdsClusterConfig = nil
-	c.RespectDnsTtl, c.DnsLookupFamily, c.DnsRefreshRate = true, clusterv3.Cluster_V4_PREFERRED, seconds(60)
+	c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
 	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 		LbEndpoints: []*endpointv3.LbEndpoint{{
 			HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, uint32(p.Number))}},
@@ -263,6 +278,12 @@ func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePo
 		return
 	}
 	if !v.settings.autoTLS {
+		return
+	}
+	if c.GetType() == clusterv3.Cluster_ORIGINAL_DST { // whose endpoints nobody can mark
+		if r.tls {
+			c.TransportSocket = clientTLS(sni, alpn, peers)
+		}
 		return
 	}
 	c.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{

@@ -50,7 +50,7 @@ func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 }
 
 func (r endpointRow) need() need {
-	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: r.svc.Parts[0].Headless}
+	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc)}
 	for _, subset := range subsetsOf(r.rule) {
 		for _, p := range r.svc.Parts[0].Ports {
 			policy := policyFor(r.rule, subset, p.Number)

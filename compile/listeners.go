@@ -42,7 +42,7 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 		return r, false
 	}
 	r.svc = h.Service
-	if slices.ContainsFunc(h.Service.Parts, func(p *mesh.Service) bool { return p.Headless }) {
+	if headless(h.Service) {
 		r.eps = h.Endpoints
 	}
 	if rule := ruleOf(h, client); rule != nil && len(rule.Spec.GetSubsets()) > 0 {

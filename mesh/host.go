@@ -150,8 +150,8 @@ type Leaf struct {
 	names map[string]bool // all namespaces that its objects name
 }
 
-// Names reports whether some object of the leaf names the namespace: as its own or in exportTo. To all
-// namespaces that are not named the leaf looks the same.
+// Names reports whether some object of the leaf names the namespace: as its own, in exportTo or in a
+// match. To all namespaces that are not named the leaf looks the same.
 func (l *Leaf) Names(namespace string) bool { return l.names[namespace] }
 
 const leafSize = 64 // small leaves make a change cheap, few leaves make a list cheap
@@ -191,6 +191,11 @@ func (l *Leaf) index() {
 		}
 		for _, r := range h.Routes {
 			name(r.Namespace, r.exportTo)
+			for _, http := range r.Spec.GetHttp() {
+				for _, m := range http.GetMatch() {
+					l.names[m.GetSourceNamespace()] = true
+				}
+			}
 		}
 	}
 }
