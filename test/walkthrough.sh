@@ -29,7 +29,7 @@ CERTS=${CERTS:-$work/certs}
 cd "$top" || exit 1
 
 # carrick and kubectl as functions, so that what is shown is what the user types.
-carrick() { "$CARRICK" "$@"; }
+carrick() { command "$CARRICK" "$@"; }
 wanted() { local n; n=$1; [ "$n" -ge "${STEPS%-*}" ] && [ "$n" -le "${STEPS#*-}" ]; }
 kube() { kubectl --context="$1" "${@:2}"; }
 ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }

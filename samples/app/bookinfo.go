@@ -36,7 +36,8 @@ var propagated = []string{
 	"Sw8", "User-Agent", "End-User", "Cookie", "Authorization", "Jwt",
 }
 
-var client = &http.Client{Timeout: 5 * time.Second}
+// client makes a connection for each call, so that a plain Service picks a pod for each, too.
+var client = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // call gets a JSON document of at most 1 MiB on behalf of r. On failure the document is an error message and the status says why.
 func call(r *http.Request, url string) (status int, doc map[string]any) {
