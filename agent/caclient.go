@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -45,12 +44,4 @@ func plain(err error) error {
 		return errors.New(s.Message() + " (" + s.Code().String() + ")")
 	}
 	return err
-}
-
-func hash(parts ...[]byte) [32]byte {
-	h := sha256.New()
-	for _, p := range parts {
-		h.Write(p)
-	}
-	return [32]byte(h.Sum(nil))
 }

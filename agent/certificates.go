@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -394,10 +395,12 @@ func (cr *Credentials) keyPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// version identifies credentials: the leaf's serial number and its roots.
+// version identifies the credentials by their content.
 func (cr *Credentials) version() string {
-	h := hash(cr.Chain, cr.RootsPEM)
-	return hex.EncodeToString(h[:8])
+	h := sha256.New()
+	h.Write(cr.Chain)
+	h.Write(cr.RootsPEM)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // renewIn returns when to renew a certificate with that much life left: at half of it, ±1 %.

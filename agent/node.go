@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -49,10 +50,10 @@ func node(router bool, pod Pod, meta map[string]string, cfg *ProxyConfig, p port
 			m[name] = v
 		}
 	}
-	for k, v := range meta {
-		m[k] = v
-	}
 	set := func(k string, v any) { m[k] = v }
+	for k, v := range meta {
+		set(k, v)
+	}
 	setDefault := func(k, v string) {
 		if have, ok := m[k]; !ok || have == "" {
 			m[k] = v
@@ -62,7 +63,9 @@ func node(router bool, pod Pod, meta map[string]string, cfg *ProxyConfig, p port
 	set("NAMESPACE", pod.Namespace)
 	set("SERVICE_ACCOUNT", pod.ServiceAccount)
 	set("ISTIO_VERSION", IstioVersion)
-	set("LABELS", pod.Labels)
+	labels := map[string]string{} // never null
+	maps.Copy(labels, pod.Labels)
+	set("LABELS", labels)
 	set("ANNOTATIONS", annotations(pod.Annotations))
 	set("PROXY_CONFIG", cfg.raw)
 	set("PILOT_SAN", []string{serverName(cfg.DiscoveryAddress)})
@@ -83,9 +86,6 @@ func node(router bool, pod Pod, meta map[string]string, cfg *ProxyConfig, p port
 	}
 	if n, ok := pod.Labels["topology.istio.io/network"]; ok && n != "" {
 		set("NETWORK", n)
-	}
-	if m["LABELS"] == nil || len(pod.Labels) == 0 {
-		set("LABELS", map[string]string{})
 	}
 	return Node{
 		ID:       strings.Join([]string{kind, ip(pod), pod.Name + "." + pod.Namespace, domain}, "~"),
