@@ -80,7 +80,7 @@ func ruleOf(h *mesh.Host, client string) *mesh.Rule {
 }
 
 func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
-	return clusterView{p.Dialect, p.Router, p.Cluster, p.Network, w.passthrough != "", clusterSettingsOf(s.Config())}
+	return clusterView{p.Dialect.form(), p.Router, p.Cluster, p.Network, w.passthrough != "", clusterSettingsOf(s.Config())}
 }
 
 func clusterSettingsOf(c *mesh.Config) clusterSettings {

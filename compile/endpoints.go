@@ -39,12 +39,28 @@ func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
 	if h.Service == nil || !h.Service.Visible(client) {
 		return r, false
 	}
-	return endpointRow{h.Service, h.Endpoints, ruleOf(h, client)}, true
+	r = endpointRow{svc: h.Service, eps: h.Endpoints}
+	if rule := ruleOf(h, client); rule != nil && placesEndpoints(rule) {
+		r.rule = rule
+	}
+	return r, true
+}
+
+// placesEndpoints reports whether a rule says anything that endpoints depend on.
+func placesEndpoints(r *mesh.Rule) bool {
+	says := func(tls *networking.ClientTLSSettings, o *networking.OutlierDetection, lb *networking.LoadBalancerSettings) bool {
+		return tls != nil || o != nil || lb.GetLocalityLbSetting() != nil || lb.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
+	}
+	p := r.Spec.GetTrafficPolicy()
+	return len(r.Spec.GetSubsets()) > 0 || says(p.GetTls(), p.GetOutlierDetection(), p.GetLoadBalancer()) ||
+		slices.ContainsFunc(p.GetPortLevelSettings(), func(s *networking.TrafficPolicy_PortTrafficPolicy) bool {
+			return says(s.GetTls(), s.GetOutlierDetection(), s.GetLoadBalancer())
+		})
 }
 
 func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 	return endpointView{
-		p.Dialect, p.Router, p.Cluster, p.Network, p.View, p.Locality, p.Families,
+		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.View, p.Locality, p.Families,
 		s.Networks(), s.Config().LocalityLB, s.Config().AutoMTLS, w.passthrough != "",
 	}
 }

@@ -55,21 +55,32 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 }
 
 func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
-	return listenerView{p.Dialect, p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config()), p.Labels}
+	return listenerView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config()), p.Labels}
 }
 
 func (r listenerRow) need() need {
-	n := need{cluster: true, router: true, network: r.eps != nil}
+	n := need{cluster: differ(r.svc) || r.hasAddresses(), network: r.eps != nil}
 	if r.route != nil {
 		n.labels = sourceLabels(r.route)
 	}
 	return n
 }
 
+// hasAddresses reports whether some port has listeners for the service's addresses, which are those of
+// one cluster, or does for gRPC.
+func (r listenerRow) hasAddresses() bool {
+	return slices.ContainsFunc(r.svc.Parts, func(p *mesh.Service) bool {
+		return slices.ContainsFunc(p.Ports, func(p mesh.ServicePort) bool { return !p.Protocol().IsHTTP() })
+	})
+}
+
 func (v listenerView) narrow(n need) listenerView {
 	if v.router && v.dialect != GRPC {
 		// A gateway has no listener of its own for a service, but those that SNI chooses by.
 		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http}
+	}
+	if !n.cluster && v.dialect != GRPC { // a gRPC client's listeners all have an address
+		v.cluster = ""
 	}
 	if !n.network {
 		v.network = ""

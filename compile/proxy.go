@@ -22,6 +22,14 @@ const (
 	GRPC            // Node metadata has GENERATOR: grpc
 )
 
+// form returns the dialect that has the same bytes: Carrick's are Envoy's for now.
+func (d Dialect) form() Dialect {
+	if d == Carrick {
+		return Envoy
+	}
+	return d
+}
+
 // Family is the IP families that a proxy has.
 type Family uint8
 

@@ -94,7 +94,7 @@ func sourceLabels(r *mesh.Route) string {
 
 func toRouteView(s *mesh.Snapshot, p Proxy, _ *workload) routeView {
 	c := s.Config()
-	return routeView{p.Dialect, p.Router, p.Cluster, p.Families, c.AllowAny, c.Retry, p.Labels}
+	return routeView{p.Dialect.form(), p.Router, p.Cluster, p.Families, c.AllowAny, c.Retry, p.Labels}
 }
 
 func (r routeRow) need() need {
