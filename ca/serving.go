@@ -31,8 +31,15 @@ type Serving struct {
 	renew  time.Time
 }
 
-// Serving returns the certificate for hosts; the first is its main name.
-func (a *Authority) Serving(hosts ...string) *Serving { return &Serving{authority: a, hosts: hosts} }
+// Serving returns the certificate for hosts; the first is its main name. It is issued at once
+// if there is a CA, else when it is first needed.
+func (a *Authority) Serving(hosts ...string) *Serving {
+	s := &Serving{authority: a, hosts: hosts}
+	if _, err := s.GetCertificate(nil); err != nil {
+		a.cfg.Log.Warn("the control plane has no certificate yet", "error", err)
+	}
+	return s
+}
 
 // TLSConfig returns a server's configuration with this certificate.
 func (s *Serving) TLSConfig() *tls.Config {

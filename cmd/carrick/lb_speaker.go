@@ -87,8 +87,15 @@ func runSpeaker(ctx context.Context, k kubernetes.Interface, d dynamic.Interface
 			s.about(a, corev1.EventTypeWarning, "AddressConflict", fmt.Sprintf("%s is in use by another host (%s) on the network of node %s; free it, or take it out of the IPAddressPool", a, hw, node))
 		},
 	})
-	if err := s.changes.on(s.services, s.slices, s.nodes, s.adverts, s.pools.informer, leases); err != nil {
+	if err := s.changes.on(s.services, s.slices, s.nodes, s.adverts, s.pools.informer); err != nil {
 		return err
+	}
+	// Renewals, one a second from each speaker, change nothing; who comes or goes does.
+	if _, err := leases.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { s.changes.pull() },
+		DeleteFunc: func(any) { s.changes.pull() },
+	}); err != nil {
+		return fmt.Errorf("watching: %w", err)
 	}
 	typed.Start(ctx.Done())
 	own.Start(ctx.Done())

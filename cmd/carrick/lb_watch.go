@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -259,9 +260,15 @@ func slim(o any) (any, error) {
 	if m, err := meta.Accessor(o); err == nil {
 		m.SetManagedFields(nil)
 	}
-	if n, ok := o.(*corev1.Node); ok {
-		n.Status = corev1.NodeStatus{Conditions: n.Status.Conditions}
-		n.Annotations = nil
+	switch o := o.(type) {
+	case *corev1.Node:
+		o.Status = corev1.NodeStatus{Conditions: o.Status.Conditions}
+		o.Annotations = nil
+	case *discoveryv1.EndpointSlice:
+		o.Ports, o.Annotations, o.OwnerReferences = nil, nil, nil
+		for i, e := range o.Endpoints {
+			o.Endpoints[i] = discoveryv1.Endpoint{NodeName: e.NodeName, Conditions: e.Conditions}
+		}
 	}
 	return o, nil
 }
