@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -89,7 +90,7 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	g.Go(func() error {
 		h := admin.New(admin.Options{
 			Version: o.Version, Started: e.started, Node: boot.Node, Bootstrap: boot.Proto, Concurrency: loops, ConfigPath: o.Config.ConfigPath,
-			State: e.state, Config: px.Config, Listeners: e.listeners, Secrets: e.secrets, Stats: store, Level: o.Level,
+			State: e.state, Config: px.Config, Listeners: e.listeners, Hosts: e.hosts, Secrets: e.secrets, Stats: store, Level: o.Level,
 			Drain: func(bool, bool) { e.Drain(life) }, Quit: quit,
 		})
 		return serveHTTP(life, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -222,6 +223,18 @@ func (e *builtin) listeners() (ls []admin.Listener) {
 		}
 	}
 	return ls
+}
+
+func (e *builtin) hosts(cluster string) (hs []admin.Host) {
+	for _, h := range e.proxy.Hosts(cluster) {
+		addr, _ := netip.ParseAddrPort(h.Addr) // not valid: the endpoint's own, a unix socket
+		hs = append(hs, admin.Host{
+			Endpoint: h.Endpoint, Address: addr, Locality: h.Locality, Priority: h.Priority, FailedOutlier: h.Ejected,
+			CxActive: uint64(h.CxActive), CxTotal: h.CxTotal, CxConnectFail: h.CxConnectFail,
+			RqActive: uint64(h.RqActive), RqTotal: h.RqTotal, RqSuccess: h.RqSuccess, RqError: h.RqError, RqTimeout: h.RqTimeout,
+		})
+	}
+	return hs
 }
 
 // secrets are what the agent gives the proxy beside its configuration.

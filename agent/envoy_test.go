@@ -395,6 +395,9 @@ func testPodWith(t *testing.T, engine Engine) {
 			t.Errorf("/config_dump has no %s", want)
 		}
 	}
+	if _, clusters := p.get(p.admin, "/clusters"); !strings.Contains(clusters, fmt.Sprintf("agent::127.0.0.1:%d::cx_total::1", p.status)) {
+		t.Errorf("/clusters has no connection to the agent:\n%s", clusters)
+	}
 	if strings.Contains(body, "PRIVATE KEY") {
 		t.Error("/config_dump has a key")
 	}
