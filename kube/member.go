@@ -2,11 +2,13 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -211,7 +213,9 @@ func describe(live, next *attempt, problem error, lost time.Time) ClusterStatus 
 		s.Status, s.Message = Failed, "the new credentials do not work, the old ones stay in use: "+problem.Error()
 	default:
 		s.Status = Synced
-		if err := live.feed.err(); err != nil {
+		// What the API server says is told; that it cannot be reached is for the health check.
+		var answer apierrors.APIStatus
+		if err := live.feed.err(); errors.As(err, &answer) {
 			s.Message = err.Error()
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -201,7 +202,12 @@ func (f *feed) listed(name string) {
 	}
 }
 
+// failed notes why a kind cannot be listed or watched.
 func (f *feed) failed(name string, err error) {
+	var call *url.Error
+	if errors.As(err, &call) {
+		err = call.Err // without the long URL, which is another one at each try
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.errors[name] == nil || f.errors[name].Error() != err.Error() {
