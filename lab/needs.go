@@ -143,7 +143,8 @@ func deps(in invocation) error {
 	needs := append(runNeeds("iptables"), buildNeeds...)
 	for _, p := range extras {
 		needs = append(needs, need{p, p, func() bool {
-			return exec.Command("dpkg-query", "-W", "-f", "${db:Status-Status}", p).Run() == nil
+			out, _ := exec.Command("dpkg-query", "-W", "-f", "${db:Status-Status}", p).Output()
+			return string(out) == "installed"
 		}})
 	}
 	var pkgs, rest []string

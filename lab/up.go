@@ -87,8 +87,8 @@ func up(in invocation) error {
 		}
 		return err
 	}
-	fmt.Printf("%6.1fs  up: %d clusters, contexts cluster1..%s\n        export KUBECONFIG=%s\n",
-		time.Since(begin).Seconds(), len(t.Clusters), t.Clusters[len(t.Clusters)-1].Name, in.lab.Kubeconfig())
+	fmt.Printf("%6.1fs  up: %d clusters, contexts cluster1 to %s\n         %s\n",
+		time.Since(begin).Seconds(), len(t.Clusters), t.Clusters[len(t.Clusters)-1].Name, export(in.lab))
 	return nil
 }
 
@@ -100,7 +100,7 @@ func alreadyUp(lab state.Lab, want *topo.Topology) error {
 	if !reflect.DeepEqual(have, want) {
 		return fmt.Errorf("lab %q is up in another form; take it down first with: lab --run-id %s down", lab.ID, lab.ID)
 	}
-	fmt.Printf("lab %q is already up\nexport KUBECONFIG=%s\n", lab.ID, lab.Kubeconfig())
+	fmt.Printf("lab %q is already up\n%s\n", lab.ID, export(lab))
 	return nil
 }
 

@@ -28,9 +28,6 @@ func status(in invocation) error {
 	if err := f.Parse(in.args); err != nil {
 		return exitCode(2)
 	}
-	if _, err := in.lab.Topology(); err != nil {
-		return err
-	}
 	b, err := supervisor.Ask(in.ctx, in.lab, http.MethodGet, "/status", "")
 	if err != nil {
 		return err
@@ -64,8 +61,13 @@ func status(in invocation) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Printf("wan: %s\nexport KUBECONFIG=%s\n", s.WAN, s.Kubeconfig)
+	fmt.Printf("wan: %s\n%s\n", s.WAN, export(in.lab))
 	return nil
+}
+
+// export is the line for a shell in which kubectl is to work on the lab.
+func export(lab state.Lab) string {
+	return fmt.Sprintf("export KUBECONFIG=%s PATH=%s:$PATH", lab.Kubeconfig(), lab.Path("bin"))
 }
 
 func kubeconfig(in invocation) error {
@@ -83,9 +85,13 @@ func kubectl(in invocation) error {
 	return become(in.lab.Program("kube"), append([]string{"kubectl"}, in.args...), "KUBECONFIG="+in.lab.Kubeconfig())
 }
 
-// become replaces this process by a program.
-func become(path string, argv []string, env ...string) error {
-	if err := syscall.Exec(path, argv, append(os.Environ(), env...)); err != nil {
+// become replaces this process by a program, with variables changed.
+func become(path string, argv []string, changed ...string) error {
+	env := slices.DeleteFunc(os.Environ(), func(old string) bool {
+		name, _, _ := strings.Cut(old, "=")
+		return slices.ContainsFunc(changed, func(c string) bool { return strings.HasPrefix(c, name+"=") })
+	})
+	if err := syscall.Exec(path, argv, append(env, changed...)); err != nil {
 		return fmt.Errorf("running %s: %w", path, err)
 	}
 	return nil

@@ -140,6 +140,9 @@ func (s *Supervisor) nodeVerb(ctx context.Context, name, verb string) error {
 
 // Ask sends one request to a lab's control socket and returns the answer.
 func Ask(ctx context.Context, lab state.Lab, method, path, body string) ([]byte, error) {
+	if _, err := lab.Topology(); err != nil {
+		return nil, err
+	}
 	c := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
