@@ -457,6 +457,10 @@ func (c *conn) feed() {
 	for c.readable {
 		n, e := loop.Read(c.fd, c.w.cin)
 		b, err := c.got(c.w.cin, n, e)
+		if errors.Is(err, io.EOF) {
+			c.tls.Abort() // what has come may still be enough; afterwards the end is read again
+			return
+		}
 		if err != nil {
 			c.fail(err)
 			return

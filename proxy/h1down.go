@@ -57,7 +57,7 @@ func (w *worker) serveHTTP(d *downstream) {
 // rest waits for the next request.
 func (x *downConn) rest() {
 	x.waiting, x.begun = false, false
-	if x.w.p.draining.Load() {
+	if x.w.p.draining.Load() && x.served > 0 {
 		x.c.closeAfter()
 		x.w.removeSession(x)
 		x.timer.Stop()

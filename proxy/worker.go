@@ -59,7 +59,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 	}
 	w := &worker{
 		p: p, idx: idx, loop: l,
-		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize),
+		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
 		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, logs: map[string]*logSink{},
 	}
 	l.BatchDone = w.flush

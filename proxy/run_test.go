@@ -1,0 +1,339 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func tcpListener(port int, cluster, more string) string {
+	return fmt.Sprintf(`
+  - name: t%[1]d
+    address: {socket_address: {address: 127.0.0.1, port_value: %[1]d}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: x
+          cluster: %[2]s
+%[3]s
+`, port, cluster, indent(more, 10))
+}
+
+// echo is a TCP server that answers when the client has ended: the number of bytes and their hash,
+// then all of them again.
+func echo(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				b, err := io.ReadAll(c)
+				if err != nil {
+					return
+				}
+				fmt.Fprintf(c, "%08d%x", len(b), sha256.Sum256(b))
+				c.Write(b)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// TestTCP: half-close, small and bulk data (copied and spliced) both ways, with the log's byte counts.
+func TestTCP(t *testing.T) {
+	addr := echo(t)
+	port, dead := freePort(t), freePort(t)
+	logFile := filepath.Join(t.TempDir(), "log")
+	start(t, bootstrap(tcpListener(port, "b", fmt.Sprintf(`
+access_log:
+- name: envoy.access_loggers.file
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+    path: %s
+    log_format: {text_format_source: {inline_string: "%%BYTES_RECEIVED%% %%BYTES_SENT%% %%RESPONSE_FLAGS%% %%UPSTREAM_HOST%%\n"}}
+`, logFile))+tcpListener(dead, "dead", ""), clusterYAML("b", "", addr)+clusterYAML("dead", "", fmt.Sprintf("127.0.0.1:%d", freePort(t)))), nil)
+	for _, n := range []int{0, 1, 70_000, 20 << 20} {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		b := make([]byte, n)
+		for i := 0; i+8 < n; i += 1000 {
+			b[i] = byte(rand.Uint32())
+		}
+		go func() {
+			c.Write(b)
+			c.(*net.TCPConn).CloseWrite()
+		}()
+		got, err := io.ReadAll(c)
+		c.Close()
+		want := fmt.Sprintf("%08d%x", n, sha256.Sum256(b))
+		if err != nil || !bytes.HasPrefix(got, []byte(want)) || !bytes.Equal(got[len(want):], b) {
+			t.Fatalf("%d bytes: got %d back, error %v, %.80q", n, len(got), err, got)
+		}
+		line := fmt.Sprintf("%d %d - %s\n", n, n+len(want), addr)
+		eventually(t, "log line "+line, func() bool {
+			b, _ := os.ReadFile(logFile)
+			return strings.Contains("\n"+string(b), "\n"+line)
+		})
+	}
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", dead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if b, _ := io.ReadAll(c); len(b) > 0 {
+		t.Errorf("no upstream: %q", b)
+	}
+}
+
+// TestTCPThroughTLS: TCP with bulk over a TLS hop between two proxies.
+func TestTCPThroughTLS(t *testing.T) {
+	addr := echo(t)
+	ca := newAuthority(t, "Root CA")
+	s := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/default"), roots: ca.roots()}
+	in, out := freePort(t), freePort(t)
+	start(t, bootstrap(inbound(in, addr, filepath.Join(t.TempDir(), "log")), clusterYAML("inbound", "", addr)), s)
+	start(t, bootstrap(tcpListener(out, "r", ""), clusterYAML("r", mutualTLS("Upstream", "istio", peerSAN, "sni: a"), fmt.Sprintf("127.0.0.1:%d", in))), s)
+	for _, n := range []int{0, 1, 100_000, 5 << 20} {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		b := bytes.Repeat([]byte{byte(n)}, n)
+		go func() {
+			c.Write(b)
+			c.(*net.TCPConn).CloseWrite()
+		}()
+		got, err := io.ReadAll(c)
+		c.Close()
+		want := fmt.Sprintf("%08d%x", n, sha256.Sum256(b))
+		if err != nil || !bytes.HasPrefix(got, []byte(want)) || !bytes.Equal(got[len(want):], b) {
+			t.Fatalf("%d bytes: got %d back, error %v, %.80q", n, len(got), err, got)
+		}
+	}
+}
+
+// TestSwap changes the configuration again and again under load; no request may be lost.
+func TestSwap(t *testing.T) {
+	a := backend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); io.WriteString(w, "a") })
+	b := backend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); io.WriteString(w, "b") })
+	port, extra := freePort(t), freePort(t)
+	configs := []string{
+		bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", a)),
+		bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", a, b)),
+		bootstrap(httpListener(port, fmt.Sprintf(allTo, "d"), "server_name: other")+httpListener(extra, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", a)+clusterYAML("d", "lb_policy: LEAST_REQUEST", b, a)),
+	}
+	r := start(t, configs[0], nil)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var n, fails atomic.Int64
+	for range 8 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := client.Post(fmt.Sprintf("http://127.0.0.1:%d/", port), "text/plain", strings.NewReader("body"))
+				if err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				if err != nil || resp.StatusCode != 200 {
+					fails.Add(1)
+					t.Errorf("%v %v", resp, err)
+					return
+				}
+				n.Add(1)
+			}
+		}()
+	}
+	for i := range 60 {
+		r.apply(configs[(i+1)%len(configs)])
+		before := n.Load()
+		eventually(t, "requests", func() bool { return n.Load() > before+20 || fails.Load() > 0 })
+	}
+	close(stop)
+	wg.Wait()
+	// The extra listener is gone with its configuration.
+	r.apply(configs[0])
+	eventually(t, "closed listener", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", extra))
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if code, _, h := get(t, client, fmt.Sprintf("http://127.0.0.1:%d/", port)); code != 200 || h.Get("Server") != "envoy" {
+		t.Errorf("an old connection does not take up the new configuration: %d %v", code, h)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	release := make(chan struct{})
+	var once sync.Once
+	free := func() { once.Do(func() { close(release) }) }
+	app := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-release
+		}
+		io.WriteString(w, "done")
+	})
+	t.Cleanup(free) // before the server's
+	port := freePort(t)
+	r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", app)), nil)
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	idle := &http.Client{Transport: &http.Transport{}}
+	get(t, idle, url+"/")
+	type answer struct {
+		resp *http.Response
+		body string
+		err  error
+	}
+	slow := make(chan answer)
+	go func() {
+		resp, err := http.Get(url + "/slow")
+		var b []byte
+		if err == nil {
+			b, err = io.ReadAll(resp.Body)
+		}
+		slow <- answer{resp, string(b), err}
+	}()
+	eventually(t, "two connections", func() bool { return r.Connections() == 2 && r.Hosts("c")[0].RqActive == 1 })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	drained := make(chan struct{})
+	go func() { r.Drain(ctx); close(drained) }()
+	eventually(t, "the idle connection closes", func() bool { return r.Connections() == 1 })
+	if _, _, h := get(t, &http.Client{Transport: &http.Transport{DisableKeepAlives: false}}, url+"/"); h.Get("Server") == "" {
+		t.Error("a new connection is not served while draining")
+	}
+	free()
+	a := <-slow
+	if a.err != nil || a.body != "done" || !a.resp.Close {
+		t.Errorf("%q %v, Connection: close is %v", a.body, a.err, a.resp != nil && a.resp.Close)
+	}
+	<-drained
+	if ctx.Err() != nil || r.Connections() != 0 {
+		t.Errorf("drain: %v, %d connections", ctx.Err(), r.Connections())
+	}
+}
+
+func TestBalance(t *testing.T) {
+	var seen [3]atomic.Int64
+	var addrs []string
+	for i := range seen {
+		addrs = append(addrs, backend(t, func(http.ResponseWriter, *http.Request) { seen[i].Add(1) }))
+	}
+	for _, c := range []struct {
+		policy string
+		want   [3]float64 // share
+		slack  float64
+	}{
+		{"lb_policy: ROUND_ROBIN", [3]float64{1. / 3, 1. / 3, 1. / 3}, .02},
+		{"lb_policy: RANDOM", [3]float64{1. / 3, 1. / 3, 1. / 3}, .12},
+		{"lb_policy: LEAST_REQUEST", [3]float64{1. / 3, 1. / 3, 1. / 3}, .12},
+	} {
+		for i := range seen {
+			seen[i].Store(0)
+		}
+		port := freePort(t)
+		start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", c.policy, addrs...)), nil)
+		for range 300 {
+			get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+		}
+		for i := range seen {
+			if got := float64(seen[i].Load()) / 300; got < c.want[i]-c.slack || got > c.want[i]+c.slack {
+				t.Errorf("%s: host %d got %.3f", c.policy, i, got)
+			}
+		}
+	}
+	// Weights.
+	for i := range seen {
+		seen[i].Store(0)
+	}
+	port := freePort(t)
+	y := clusterYAML("c", "", addrs...)
+	for i := range addrs {
+		y = strings.Replace(y, fmt.Sprintf("port_value: %s}}}\n", addrs[i][strings.LastIndex(addrs[i], ":")+1:]), fmt.Sprintf("port_value: %s}}}\n          load_balancing_weight: %d\n", addrs[i][strings.LastIndex(addrs[i], ":")+1:], i+1), 1)
+	}
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), y), nil)
+	for range 300 {
+		get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+	}
+	for i := range seen {
+		if got, want := seen[i].Load(), int64(50*(i+1)); got < want-5 || got > want+5 {
+			t.Errorf("weight %d: %d of 300", i+1, got)
+		}
+	}
+}
+
+// TestOutlier: a host that fails is left out, as Istio's outlierDetection asks.
+func TestOutlier(t *testing.T) {
+	var bad atomic.Int64
+	b := backend(t, func(w http.ResponseWriter, r *http.Request) { bad.Add(1); w.WriteHeader(500) })
+	g := backend(t, func(w http.ResponseWriter, r *http.Request) {})
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""),
+		clusterYAML("c", "outlier_detection: {consecutive_5xx: 3, interval: 1s, base_ejection_time: 60s, max_ejection_percent: 50}", b, g)), nil)
+	for range 100 {
+		get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+	}
+	if n := bad.Load(); n != 3 {
+		t.Errorf("the failing host got %d requests, want 3", n)
+	}
+}
+
+// TestGatewayConnections: requests in turn over few connections still reach all pods behind a
+// passthrough gateway, which balances connections.
+func TestGatewayConnections(t *testing.T) {
+	var conns atomic.Int64
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	s.Config.ConnState = func(c net.Conn, st http.ConnState) {
+		if st == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	port := freePort(t)
+	y := clusterYAML("c", "", s.Listener.Addr().String())
+	y = strings.Replace(y, "}}}\n", "}}}\n          load_balancing_weight: 2\n          metadata: {filter_metadata: {istio: {workload: \";;;;cluster2\"}}}\n", 1)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), y), nil)
+	for range 200 {
+		get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+	}
+	if n := conns.Load(); n < 6 || n > 40 {
+		t.Errorf("%d connections for 200 requests", n)
+	}
+}
