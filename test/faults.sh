@@ -95,9 +95,9 @@ for f in $FAULTS; do
     secret)
       rotate() {
         local i
-        for i in $(seq 1 20); do
-          "$CARRICK" create-remote-secret --context="$C2" --name="$C2" | sed "s/^metadata:/metadata:\n  # $i/" | kube "$C1" replace -f - >/dev/null || return 1
-          kube "$C1" -n istio-system annotate secret istio-remote-secret-cluster2 rotated="$i" --overwrite >/dev/null || return 1
+        for i in $(seq 1 20); do # each time another token, and the one before is void at once
+          kube "$C2" -n istio-system delete secret istio-reader-service-account-istio-remote-secret-token >/dev/null || return 1
+          "$CARRICK" create-remote-secret --context="$C2" --name="$C2" 2>/dev/null | kube "$C1" apply -f - >/dev/null || return 1
         done
       }
       during 'remote secret rotated 20 times' 30 rotate
