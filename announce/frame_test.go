@@ -38,3 +38,14 @@ func FuzzParseNDP(f *testing.F) {
 		}
 	})
 }
+
+func TestVirtual(t *testing.T) {
+	for name, want := range map[string]bool{
+		"eth0": false, "ens3": false, "bond0": false, "eth0.100": false, "br0": false, "br-ex": false, "vmbr0": false, "wlan0": false, "lan1": false,
+		"lo": true, "docker0": true, "br-0123456789ab": true, "cni0": true, "veth12ab": true, "cali1234": true, "tunl0": true, "flannel.1": true, "kube-ipvs0": true, "cilium_host": true,
+	} {
+		if virtual.MatchString(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}

@@ -20,7 +20,7 @@ import (
 )
 
 // virtual are interfaces of container networks, bridges and tunnels, where no LAN is.
-var virtual = regexp.MustCompile(`^(docker|cbr|br-|cni|dummy|virbr|lxcbr|lxc|veth|lo$|cali|tunl|flannel|vxlan|kube-ipvs|nodelocaldns|cilium|antrea|weave|ovn|genev|wg|tun|tap|nerdctl|podman)`)
+var virtual = regexp.MustCompile(`^(docker|cbr|br-[0-9a-f]{12}$|cni|dummy|virbr|lxcbr|lxc|veth|lo$|cali|tunl|flannel|vxlan|kube-ipvs|nodelocaldns|cilium|antrea|weave|ovn|genev|wg|tun|tap|nerdctl|podman)`)
 
 // LANInterfaces returns the host's interfaces that can be on a LAN: up, broadcast, with an
 // Ethernet address, and not by their name those of a container network.
