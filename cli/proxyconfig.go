@@ -98,6 +98,13 @@ func (v *proxyView) body(cmd *cobra.Command, bodies any) (bool, error) {
 	if v.output != "json" && v.output != "yaml" {
 		return false, nil
 	}
+	if list, ok := bodies.([]any); ok {
+		for _, x := range list {
+			if m, ok := x.(map[string]any); ok {
+				delete(m, "@type") // what it is, the verb says
+			}
+		}
+	}
 	b, err := json.MarshalIndent(diagnose.Camel(bodies), "", "    ")
 	if err == nil && v.output == "yaml" {
 		b, err = yaml.JSONToYAML(b)

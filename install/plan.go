@@ -268,7 +268,7 @@ func walk(a, b any, at string, d *[]string) {
 		}
 		return
 	}
-	if at == "data.mesh" {
+	if strings.HasPrefix(at, "data.") { // a ConfigMap's YAML or JSON
 		var x, y map[string]any
 		if yaml.Unmarshal([]byte(fmt.Sprint(a)), &x) == nil && yaml.Unmarshal([]byte(fmt.Sprint(b)), &y) == nil && !reflect.DeepEqual(x, y) {
 			walk(x, y, at, d)
