@@ -1,0 +1,233 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// Check returns what does not fit together in a mesh, though each object is right by itself: routes that
+// lead nowhere, gateways that nobody is, networks that cannot be reached. It changes nothing that is
+// compiled; Snapshot.Findings has what is refused.
+func Check(s *mesh.Snapshot) []mesh.Finding {
+	c := &checker{s: s}
+	c.networks()
+	c.services()
+	for v := range s.VirtualServices().All() {
+		c.virtualService(v)
+	}
+	for g := range s.Gateways().All() {
+		c.gateway(g)
+	}
+	for r := range s.DestinationRules().All() {
+		c.destinationRule(r)
+	}
+	slices.SortStableFunc(c.found, func(a, b mesh.Finding) int {
+		return cmp.Or(strings.Compare(a.Object.String(), b.Object.String()), strings.Compare(a.Field, b.Field))
+	})
+	return c.found
+}
+
+type checker struct {
+	s     *mesh.Snapshot
+	found []mesh.Finding
+}
+
+func (c *checker) add(o mesh.Key, field, fix, format string, args ...any) {
+	c.found = append(c.found, mesh.Finding{Object: o, Field: field, Message: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// networks finds endpoints that other networks cannot reach.
+func (c *checker) networks() {
+	type behind struct{ cluster, network string }
+	hidden := map[behind]int{} // services that some other network has, too
+	for h := range c.s.Hosts() {
+		if h.Service == nil || h.Service.ClusterLocal || len(h.Service.Parts) < 2 {
+			continue
+		}
+		networks := map[string]bool{}
+		for _, p := range h.Service.Parts {
+			networks[c.s.Networks().Of(p.Cluster)] = true
+		}
+		if len(networks) < 2 {
+			continue
+		}
+		plain := map[string]int{} // endpoints without mutual TLS, by cluster
+		seen := map[behind]bool{}
+		for i := range h.Endpoints.List {
+			e := &h.Endpoints.List[i]
+			if !e.Ready {
+				continue
+			}
+			if b := (behind{e.Cluster, e.Network}); len(c.s.Networks().To(e.Network)) == 0 && !seen[b] {
+				seen[b] = true
+				hidden[b]++
+			}
+			if !e.TLS {
+				plain[e.Cluster]++
+			}
+		}
+		for _, cluster := range sortedKeys(plain) {
+			c.add(h.Service.In(cluster).Key(), "", "inject a sidecar into its pods, or let PeerAuthentication allow mutual TLS",
+				"%d of its endpoints take no mutual TLS, so other networks cannot reach them", plain[cluster])
+		}
+	}
+	for b, n := range hidden {
+		c.add(mesh.Key{Cluster: b.cluster, Kind: mesh.KindCluster, Name: b.cluster}, "",
+			"label the Service of its east-west gateway topology.istio.io/network and see that it has an address",
+			"network %s has no gateway, so other networks cannot reach %d services in it", b.network, n)
+	}
+}
+
+// services finds Services of one name that are not alike.
+func (c *checker) services() {
+	for h := range c.s.Hosts() {
+		if h.Service == nil {
+			continue
+		}
+		first := h.Service.Parts[0]
+		for _, p := range h.Service.Parts[1:] {
+			for i, port := range p.Ports {
+				j := slices.IndexFunc(first.Ports, func(q mesh.ServicePort) bool { return q.Number == port.Number })
+				if j >= 0 && first.Ports[j].Protocol() != port.Protocol() {
+					c.add(p.Key(), fmt.Sprintf("spec.ports[%d]", i), "name the port alike in all clusters",
+						"port %d speaks %s here and %s in cluster %s", port.Number, nameOf(port.Protocol()), nameOf(first.Ports[j].Protocol()), first.Cluster)
+				}
+			}
+			if p.Headless != first.Headless {
+				c.add(p.Key(), "spec.clusterIP", "make it alike in all clusters", "the Service is headless in one of clusters %s and %s only", p.Cluster, first.Cluster)
+			}
+		}
+	}
+}
+
+func nameOf(p mesh.Protocol) string { return cmp.Or(string(p), "whatever its first bytes say") }
+
+func (c *checker) virtualService(v *mesh.VirtualService) {
+	key := v.Key()
+	for i, g := range v.Spec.GetGateways() {
+		if g != "mesh" && c.s.Gateways().Get(qualify(g, v.Namespace)) == nil {
+			c.add(key, fmt.Sprintf("spec.gateways[%d]", i), "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(g, v.Namespace))
+		}
+	}
+	if v.InMesh() {
+		for i, name := range v.Spec.GetHosts() {
+			host := c.s.Resolve(name, v.Namespace)
+			h := c.s.Host(host)
+			if h == nil || len(h.Routes) == 0 || h.Routes[0].VirtualService == v {
+				continue
+			}
+			c.add(key, fmt.Sprintf("spec.hosts[%d]", i), "write the routes into one of them",
+				"VirtualService %s/%s is older and holds for %s", h.Routes[0].Namespace, h.Routes[0].Name, host)
+		}
+	}
+	check := func(field string, d *networking.Destination) {
+		if d != nil {
+			c.destination(key, field, d, c.s.Resolve(d.GetHost(), v.Namespace))
+		}
+	}
+	for i, r := range v.Spec.GetHttp() {
+		for j, d := range r.GetRoute() {
+			check(fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.GetDestination())
+		}
+		check(fmt.Sprintf("spec.http[%d].mirror", i), r.GetMirror())
+	}
+	for i, r := range v.Spec.GetTcp() {
+		for j, d := range r.GetRoute() {
+			check(fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.GetDestination())
+		}
+	}
+	for i, r := range v.Spec.GetTls() {
+		for j, d := range r.GetRoute() {
+			check(fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.GetDestination())
+		}
+	}
+}
+
+func (c *checker) destination(key mesh.Key, field string, d *networking.Destination, host string) {
+	h := c.s.Host(host)
+	if h == nil || h.Service == nil {
+		c.add(key, field+".host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+		return
+	}
+	has := func(n uint32) bool {
+		return slices.ContainsFunc(h.Service.Parts, func(p *mesh.Service) bool {
+			return slices.ContainsFunc(p.Ports, func(q mesh.ServicePort) bool { return uint32(q.Number) == n })
+		})
+	}
+	if n := d.GetPort().GetNumber(); n != 0 && !has(n) {
+		c.add(key, field+".port.number", "name a port of the Service", "%s has no port %d", host, n)
+	}
+	if d.GetSubset() == "" {
+		return
+	}
+	if !slices.ContainsFunc(h.Rules, func(r *mesh.Rule) bool {
+		return slices.ContainsFunc(r.Spec.GetSubsets(), func(s *networking.Subset) bool { return s.GetName() == d.GetSubset() })
+	}) {
+		c.add(key, field+".subset", "define it in a DestinationRule of the host", "no DestinationRule of %s has a subset %s", host, d.GetSubset())
+	}
+}
+
+func (c *checker) gateway(g *mesh.Gateway) {
+	key := g.Key()
+	namespaces := map[string]bool{}
+	for p := range c.s.Pods(c.s.Local()) {
+		if mesh.Selects(g.Spec.GetSelector(), p.Labels) {
+			namespaces[p.Namespace] = true
+		}
+	}
+	if len(namespaces) == 0 {
+		c.add(key, "spec.selector", "select the labels of a gateway's pods", "no pod has the labels %s", joinLabels(g.Spec.GetSelector()))
+		return
+	}
+	for i, srv := range g.Spec.GetServers() {
+		field := fmt.Sprintf("spec.servers[%d]", i)
+		if name := srv.GetTls().GetCredentialName(); name != "" {
+			for _, ns := range sortedKeys(namespaces) {
+				if c.s.Credential(ns, name) == nil {
+					c.add(key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
+				}
+			}
+		}
+		c.overlap(g, i, srv)
+	}
+}
+
+// overlap finds a server for which an older Gateway of the same pods already has one.
+func (c *checker) overlap(g *mesh.Gateway, i int, srv *networking.Server) {
+	if !terminates(srv.GetTls()) {
+		return
+	}
+	for o := range c.s.Gateways().All() {
+		if o == g || older(&o.Meta, &g.Meta) > 0 || joinLabels(o.Spec.GetSelector()) != joinLabels(g.Spec.GetSelector()) {
+			continue
+		}
+		for _, x := range o.Spec.GetServers() {
+			if x.GetPort().GetNumber() != srv.GetPort().GetNumber() || !terminates(x.GetTls()) {
+				continue
+			}
+			mine, theirs := (&server{Server: srv}).patterns(), (&server{Server: x}).patterns()
+			for _, h := range mine {
+				if slices.Contains(theirs, h) {
+					c.add(g.Key(), fmt.Sprintf("spec.servers[%d].hosts", i), "remove the host from one of them",
+						"Gateway %s/%s is older and serves %s on port %d", o.Namespace, o.Name, h, srv.GetPort().GetNumber())
+				}
+			}
+		}
+	}
+}
+
+func (c *checker) destinationRule(r *mesh.DestinationRule) {
+	host := c.s.Resolve(r.Spec.GetHost(), r.Namespace)
+	if strings.HasPrefix(host, "*") {
+		return
+	}
+	if h := c.s.Host(host); h == nil || h.Service == nil {
+		c.add(r.Key(), "spec.host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+	}
+}

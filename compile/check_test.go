@@ -1,0 +1,93 @@
+package compile
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+func TestCheck(t *testing.T) {
+	for name, want := range map[string][]string{
+		"walkthrough": nil,
+		"networks": {
+			"Cluster/cluster3@cluster3: network cluster/cluster3 has no gateway, so other networks cannot reach 2 services in it",
+			"Service/app/near@cluster2: 1 of its endpoints take no mutual TLS",
+			"Service/app/plain@cluster2: 1 of its endpoints take no mutual TLS",
+			"Service/app/spread@cluster2: 1 of its endpoints take no mutual TLS",
+			"Service/app/web@cluster2: 1 of its endpoints take no mutual TLS",
+		},
+		"features": {
+			"Gateway/edge/second@cluster1: spec.servers[1].hosts: Gateway edge/public is older and serves www.example.com on port 443",
+			"Gateway/edge/second@cluster1: spec.servers[1].tls.credentialName: namespace edge of the gateway has no Secret other-cert",
+		},
+	} {
+		s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(loadFile(t, "testdata/"+name+".in.yaml")...)
+		compareFindings(t, name, Check(s), want)
+	}
+}
+
+func TestCheckRoutes(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(load(t, []byte(`
+cluster: cluster1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}]}
+---
+kind: VirtualService
+metadata: {name: a, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec:
+  hosts: [web]
+  gateways: [mesh, nobody]
+  http:
+  - match: [{uri: {prefix: /1}}]
+    route: [{destination: {host: web, port: {number: 81}}}]
+  - match: [{uri: {prefix: /2}}]
+    route: [{destination: {host: web, subset: v1}}]
+  - route: [{destination: {host: wbe}}]
+---
+kind: VirtualService
+metadata: {name: b, namespace: shop, creationTimestamp: "2026-01-02T00:00:00Z"}
+spec:
+  hosts: [web]
+  http: [{route: [{destination: {host: web}}]}]
+---
+kind: DestinationRule
+metadata: {name: r, namespace: shop}
+spec: {host: other}
+---
+kind: Gateway
+metadata: {name: g, namespace: shop}
+spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
+`))...)
+	compareFindings(t, "routes", Check(s), []string{
+		"DestinationRule/shop/r@cluster1: spec.host: host other.shop.svc.cluster.local does not exist",
+		"Gateway/shop/g@cluster1: spec.selector: no pod has the labels istio=nobody",
+		"VirtualService/shop/a@cluster1: spec.gateways[1]: Gateway shop/nobody does not exist",
+		"VirtualService/shop/a@cluster1: spec.http[0].route[0].destination.port.number: web.shop.svc.cluster.local has no port 81",
+		"VirtualService/shop/a@cluster1: spec.http[1].route[0].destination.subset: no DestinationRule of web.shop.svc.cluster.local has a subset v1",
+		"VirtualService/shop/a@cluster1: spec.http[2].route[0].destination.host: host wbe.shop.svc.cluster.local does not exist",
+		"VirtualService/shop/b@cluster1: spec.hosts[0]: VirtualService shop/a is older and holds for web.shop.svc.cluster.local",
+	})
+}
+
+// compareFindings compares the beginnings of findings, each of which must name a way out.
+func compareFindings(t *testing.T, what string, got []mesh.Finding, want []string) {
+	t.Helper()
+	var lines []string
+	for i, f := range got {
+		if f.Fix == "" {
+			t.Errorf("%s: no fix: %v", what, f)
+		}
+		line := f.String()
+		if i < len(want) && strings.HasPrefix(line, want[i]) {
+			line = want[i]
+		}
+		lines = append(lines, line)
+	}
+	if d := cmp.Diff(want, lines); d != "" {
+		t.Errorf("%s (-want +got):\n%s", what, d)
+	}
+}
