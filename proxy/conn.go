@@ -17,7 +17,8 @@ const (
 	highWater = 64 << 10
 	// direct is from how many bytes on a write skips the output buffer.
 	direct = 8 << 10
-	// maxEarly bounds the ciphertext that may come during a TLS handshake.
+	// maxEarly is how much ciphertext is read before the TLS handshake is done; the client's first
+	// data may follow its last handshake message at once.
 	maxEarly = 128 << 10
 )
 
@@ -431,9 +432,6 @@ func (c *conn) close() {
 	c.w.loop.Close(c.fd)
 }
 
-// errHandshakeFlood ends connections that send too much before the handshake is done.
-var errHandshakeFlood = errors.New("too many bytes during the TLS handshake")
-
 // handshake makes c a TLS connection; done is called when that has succeeded or failed, unless
 // c fails or is closed before. first is ciphertext that was read already.
 func (c *conn) handshake(t *tlsconn.Conn, first []byte, done func(error)) {
@@ -454,7 +452,7 @@ func (c *conn) handshake(t *tlsconn.Conn, first []byte, done func(error)) {
 }
 
 func (c *conn) feed() {
-	for c.readable {
+	for c.readable && c.early < maxEarly {
 		n, e := loop.Read(c.fd, c.w.cin)
 		b, err := c.got(c.w.cin, n, e)
 		if errors.Is(err, io.EOF) {
@@ -465,10 +463,7 @@ func (c *conn) feed() {
 			c.fail(err)
 			return
 		}
-		if c.early += len(b); c.early > maxEarly {
-			c.fail(errHandshakeFlood)
-			return
-		}
+		c.early += len(b)
 		c.tls.Feed(b)
 	}
 }
