@@ -8,6 +8,7 @@
 #   POOL1, POOL2     load-balancer addresses of the clusters, FROM-TO
 #   CURL1, CURL2     a curl on a host that reaches the load-balancer addresses of each cluster
 #   INSTALL_ARGS     more arguments for each `carrick install` (an image registry, say)
+#   INSTALL_ARGS2    still more, for the second cluster alone
 #   CERTS            folder for the root and the intermediates (a temporary one)
 #   STEPS            which steps to run ("1-20"); each is safe to repeat
 #   REQUESTS         length of the curl loop (200)
@@ -20,7 +21,7 @@ C1=${1:?usage: walkthrough.sh CONTEXT1 CONTEXT2} C2=${2:?usage: walkthrough.sh C
 CARRICK=${CARRICK:-carrick}
 POOL1=${POOL1:-10.10.50.75-10.10.50.90} POOL2=${POOL2:-10.29.8.75-10.29.8.90}
 CURL1=${CURL1:-curl} CURL2=${CURL2:-curl}
-INSTALL_ARGS=${INSTALL_ARGS:-}
+INSTALL_ARGS=${INSTALL_ARGS:-} INSTALL_ARGS2=${INSTALL_ARGS2:-}
 REQUESTS=${REQUESTS:-200}
 STEPS=${STEPS:-1-20}
 work=$(mktemp -d)
@@ -67,8 +68,7 @@ if wanted 2; then
   for c in "$C1" "$C2"; do
     range=$POOL1; [ "$c" = "$C1" ] || range=$POOL2
     pools "$c" "$range" >"$work/pool-$c.yaml"
-    # shellcheck disable=SC2086
-    run carrick lb install --context="$c" $INSTALL_ARGS
+    run carrick lb install --context="$c"
     run kubectl --context="$c" apply -f "$work/pool-$c.yaml"
   done
   for c in "$C1" "$C2"; do
@@ -148,6 +148,10 @@ if wanted 8; then
   grep -E 'plugged-in|x509 cert' <<<"$log" | head -8
 fi
 
+more() { # CONTEXT: the arguments for its installations
+  echo "$INSTALL_ARGS $([ "$1" = "$C1" ] || echo "$INSTALL_ARGS2")"
+}
+
 operator() { # CONTEXT NETWORK
   cat <<EOF
 apiVersion: install.istio.io/v1alpha1
@@ -168,8 +172,8 @@ if wanted 9; then
     n=network1; [ "$c" = "$C1" ] || n=network2
     operator "$c" "$n" >"$work/$c.yaml"
     run kubectl --context="$c" label namespace istio-system topology.istio.io/network="$n" --overwrite
-    # shellcheck disable=SC2086
-    run carrick install --context="$c" $INSTALL_ARGS -y -f "$work/$c.yaml"
+    # shellcheck disable=SC2046
+    run carrick install --context="$c" $(more "$c") -y -f "$work/$c.yaml"
   done
 fi
 
@@ -177,10 +181,10 @@ if wanted 10; then
   step '10. East-west gateways'
   for c in "$C1" "$C2"; do
     n=network1; [ "$c" = "$C1" ] || n=network2
-    printf '%s$ samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster %s --network %s | carrick install --context=%s %s -y -f -%s\n' "$BOLD" "$c" "$n" "$c" "$INSTALL_ARGS" "$RESET"
-    # shellcheck disable=SC2086
+    printf '%s$ samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster %s --network %s | carrick install --context=%s %s -y -f -%s\n' "$BOLD" "$c" "$n" "$c" "$(more "$c")" "$RESET"
+    # shellcheck disable=SC2046
     samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster "$c" --network "$n" |
-      carrick install --context="$c" $INSTALL_ARGS -y -f - || fail 'the east-west gateway'
+      carrick install --context="$c" $(more "$c") -y -f - || fail 'the east-west gateway'
   done
   for c in "$C1" "$C2"; do
     until_true 60 'an address of the east-west gateway' has_lb_address "$c" istio-eastwestgateway
