@@ -145,7 +145,11 @@ func begin(published []root, want, old *Signer) (_ state, roll bool) {
 		roots := join(published, want)
 		return state{next: want, roots: roots, bundle: encodeBundle(nil, roots)}, true
 	}
-	return state{roots: published}, false
+	st := state{roots: published}
+	if len(published) > 0 {
+		st.bundle = encodeBundle(nil, published)
+	}
+	return st, false
 }
 
 // materialError is an error in what the operator plugged in, not in reaching it.

@@ -399,18 +399,42 @@ func TestLastGoodSignerStays(t *testing.T) {
 }
 
 func TestBadMaterialAtStart(t *testing.T) {
-	m := &memory{}
-	_, files := plugged(t, "cluster1")
-	delete(files, "ca-key.pem")
-	m.put(PluggedInSecret, files)
-	a, stop := start(t, m)
-	defer stop()
-	if a.Ready() == nil || a.Signer() != nil {
-		t.Error("ready without a usable CA")
-	}
-	if m.secrets[SelfSignedSecret] != nil {
-		t.Error("a self-signed CA was made although cacerts is there")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		_, files := plugged(t, "cluster1")
+		m.put(PluggedInSecret, merge(files, "ca-key.pem", nil))
+		a, stop := start(t, m)
+		synctest.Wait()
+		if a.Ready() == nil || a.Signer() != nil {
+			t.Error("ready without a usable CA")
+		}
+		if m.secrets[SelfSignedSecret] != nil {
+			t.Error("a self-signed CA was made although cacerts is there")
+		}
+		if len(m.published) != 0 {
+			t.Error("a bundle without roots was published")
+		}
+		// What is mended counts at once.
+		m.put(PluggedInSecret, files)
+		a.Reload()
+		synctest.Wait()
+		if err := a.Ready(); err != nil || a.Signer() == nil {
+			t.Errorf("not ready after cacerts was mended: %v", err)
+		}
+		stop()
+		// Broken again over a restart, the roots in use stay published.
+		before := m.roots
+		m.put(PluggedInSecret, merge(files, "ca-key.pem", nil))
+		a, stop = start(t, m)
+		defer stop()
+		synctest.Wait()
+		if a.Ready() == nil {
+			t.Error("ready without a usable CA")
+		}
+		if r, err := parseBundle([]byte(m.roots)); err != nil || len(r) != 1 || !strings.Contains(before, string(encodeCertificates(r[0].cert))) {
+			t.Errorf("the published roots changed: %v, %v", r, err)
+		}
+	})
 }
 
 func TestExpiredSignerIsNotReady(t *testing.T) {
@@ -449,7 +473,7 @@ func FuzzParseBundle(f *testing.F) {
 	f.Add([]byte(encodeBundle([]byte{1}, []root{{cert: c[0], retire: time.Unix(1e9, 0)}}).PEM))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		roots, err := parseBundle(data)
-		if err != nil {
+		if err != nil || len(roots) == 0 {
 			return
 		}
 		again, err := parseBundle([]byte(encodeBundle(nil, roots).PEM))

@@ -9,7 +9,9 @@ import (
 // Run publishes the roots, finishes a roll that New found necessary, and then follows the
 // Secrets and the clock until ctx ends.
 func (a *Authority) Run(ctx context.Context) error {
-	a.cfg.Publisher.PublishRoots(a.Bundle())
+	if b := a.Bundle(); b.PEM != "" {
+		a.cfg.Publisher.PublishRoots(b)
+	}
 	if a.rollAtStart {
 		if next := a.state.Load().next; next != nil {
 			a.cfg.Log.Info("the CA's root has changed since the last start; old and new root are trusted while proxies learn the new one",
@@ -71,7 +73,7 @@ func (a *Authority) reload(ctx context.Context) {
 	if want.same(st.signer) {
 		return
 	}
-	if len(st.roots) == 0 || st.signer != nil && isKnown(st.roots, want) {
+	if len(st.roots) == 0 || isKnown(st.roots, want) {
 		a.take(want)
 		return
 	}
