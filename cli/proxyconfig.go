@@ -286,9 +286,10 @@ type networkz struct {
 	Network string `json:"network"`
 	Cluster string `json:"cluster"`
 	Addr    string `json:"addr"`
-	Address string `json:"address"`
 	Port    any    `json:"port"`
 }
+
+func (n networkz) hostPort() string { return net.JoinHostPort(n.Addr, fmt.Sprint(n.Port)) }
 
 func (v *proxyView) origins(cmd *cobra.Command, c *cluster) (*origins, error) {
 	o := &origins{gateways: map[string]gatewayOf{}}
@@ -320,14 +321,7 @@ func (o *origins) askNetworks(ctx context.Context, c *cluster, namespace string)
 			return fmt.Errorf("the control plane's answer about networks is not understood: %w", err)
 		}
 		for _, n := range all {
-			addr := n.Addr
-			if addr == "" {
-				addr = n.Address
-			}
-			if _, _, err := net.SplitHostPort(addr); err != nil {
-				addr = net.JoinHostPort(addr, fmt.Sprint(n.Port))
-			}
-			o.gateways[addr] = gatewayOf{n.Network, n.Cluster}
+			o.gateways[n.hostPort()] = gatewayOf{n.Network, n.Cluster}
 		}
 	}
 	return nil
