@@ -44,6 +44,10 @@ image: build ## Write the container images to dist/images (no Docker needed)
 image-envoy: build envoy ## The same, with the image that runs Envoy in the proxy's place
 	$(GO) run ./tools/image --version $(VERSION) --bin bin --out dist/images --envoy $(CACHE)/envoy-$(ENVOY)/envoy
 
+.PHONY: dist
+dist: ## Write the release archives, their contents' lists and checksums to dist
+	@tools/dist.sh $(VERSION)
+
 .PHONY: demo
 demo: lab image ## Two clusters, one mesh, the curl loop; leaves it running
 	@test/demo.sh $(RUN_ID)

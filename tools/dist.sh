@@ -1,0 +1,29 @@
+#!/bin/bash
+# Writes the release archives to dist: dist.sh VERSION. Two runs of one source give the same bytes.
+set -euo pipefail
+version=$1
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+export CGO_ENABLED=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p dist
+for arch in amd64 arm64; do
+  name=carrick-$version-linux-$arch
+  root=$work/$name
+  mkdir -p "$root/bin" "$root/images" "$root/tools/certs" "$work/bin-$arch"
+  GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./cmd/carrick-proxy ./samples/app
+  samples=true; [ $arch = "$($go env GOHOSTARCH)" ] || samples=false # the image of sleep takes curl from this machine
+  $go run ./tools/image --version "$version" --bin "$work/bin-$arch" --arch $arch --out "$root/images" --samples=$samples >/dev/null
+  cp "$work/bin-$arch/carrick" "$root/bin/"
+  cp -R samples "$root/"
+  rm -rf "$root/samples/app"
+  cp tools/certs/Makefile.selfsigned.mk "$root/tools/certs/"
+  cp LICENSE README.md README.zh-CN.md CHANGELOG.md "$root/"
+  $go run ./tools/sbom "$work/bin-$arch/carrick" carrick "$version" >"dist/$name.spdx.json"
+  $go run ./tools/sbom "$work/bin-$arch/carrick-proxy" carrick-proxy "$version" >"dist/carrick-proxy-$version-linux-$arch.spdx.json"
+  tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w -C "$work" -cf - "$name" | gzip -n -6 >"dist/$name.tar.gz"
+  echo "dist/$name.tar.gz"
+done
+(cd dist && sha256sum carrick*-"$version"-linux-*.tar.gz carrick*-"$version"-linux-*.spdx.json >"carrick-$version-SHA256SUMS")
+echo "dist/carrick-$version-SHA256SUMS"
