@@ -6,6 +6,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -82,9 +83,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	certs := NewCertificates(CertificateOptions{
+	var certs *Certificates
+	roots := func() []*x509.Certificate { return certs.Roots() }
+	certs = NewCertificates(CertificateOptions{
 		Identity: identity.Identity{TrustDomain: o.Pod.TrustDomain, Namespace: o.Pod.Namespace, ServiceAccount: o.Pod.ServiceAccount},
-		Sign:     certificateService(o.endpoint(o.CAAddress)), RootFile: o.RootFile,
+		Sign:     certificateService(o.endpoint(o.CAAddress, roots)), RootFile: o.RootFile,
 		RSABits: o.RSABits, TTL: o.SecretTTL, Logger: o.Logger,
 	})
 
@@ -198,7 +201,7 @@ func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certi
 	sec := newSecrets(certs, o.Logger)
 	g.Go(func() error {
 		return serveSockets(sockets, o.Config.ConfigPath, sec,
-			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress), certs: certs, settle: sec.settle, log: o.Logger}, func() { close(listening) })
+			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress, certs.Roots), certs: certs, settle: sec.settle, log: o.Logger}, func() { close(listening) })
 	})
 	g.Go(func() error {
 		defer closeSockets()
@@ -267,14 +270,14 @@ func (o Options) withDefaults() (Options, error) {
 
 // endpoint returns how to reach the control plane at an address. As in Istio, port 15010 or the
 // policy NONE is plaintext.
-func (o Options) endpoint(address string) endpoint {
+func (o Options) endpoint(address string, roots func() []*x509.Certificate) endpoint {
 	_, port, _ := net.SplitHostPort(address)
 	cluster := o.Meta["CLUSTER_ID"]
 	if cluster == "" {
 		cluster = "Kubernetes"
 	}
 	return endpoint{
-		address: address, rootFile: o.RootFile, tokenFile: o.TokenFile, clusterID: cluster,
+		address: address, rootFile: o.RootFile, roots: roots, tokenFile: o.TokenFile, clusterID: cluster,
 		plaintext: port == "15010" || address == o.Config.DiscoveryAddress && o.Config.ControlPlaneAuthPolicy == "NONE",
 	}
 }

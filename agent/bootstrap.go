@@ -52,7 +52,7 @@ func bootstrap(n Node, cfg *ProxyConfig, p ports, engine Engine, ipv6 bool) ([]b
 			},
 		},
 	}
-	if zipkin := cfg.Tracing.Zipkin.Address; zipkin != "" {
+	if zipkin := cfg.Tracing.Zipkin.Address; zipkin != "" && engine == Envoy {
 		c, tracing, err := zipkinTracing(zipkin)
 		if err != nil {
 			return nil, err
@@ -68,7 +68,7 @@ func bootstrap(n Node, cfg *ProxyConfig, p ports, engine Engine, ipv6 bool) ([]b
 		},
 	}
 	if engine == Builtin { // has no use for them
-		for _, k := range []string{"layered_runtime", "stats_config", "overload_manager", "tracing"} {
+		for _, k := range []string{"layered_runtime", "stats_config", "overload_manager"} {
 			delete(b, k)
 		}
 	}

@@ -78,7 +78,7 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	if err := e.apply(boot.Static); err != nil { // readiness and metrics are there from the beginning
 		return nil, err
 	}
-	up := o.endpoint(o.Config.DiscoveryAddress)
+	up := o.endpoint(o.Config.DiscoveryAddress, certs.Roots)
 	client := xdsclient.New(xdsclient.Options{
 		Dial: up.dial, Authorize: up.authorize, Node: boot.Node, Decode: e.decode, Publish: e.publish,
 		Also: []xdsclient.Name{{Type: resource.SecretType, Name: rootsName}}, Logger: o.Logger,

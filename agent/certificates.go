@@ -91,6 +91,19 @@ func (c *Certificates) Current() (*Credentials, <-chan struct{}) {
 	return c.current, c.changed
 }
 
+// Roots returns the roots that the control plane has told of, over streams that were verified.
+func (c *Certificates) Roots() []*x509.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pushed != nil {
+		return c.pushed.roots
+	}
+	if c.current != nil {
+		return c.current.Roots
+	}
+	return nil
+}
+
 // Failure says why the last attempt to get a certificate failed; nil if it did not.
 func (c *Certificates) Failure() error {
 	c.mu.Lock()
@@ -345,13 +358,7 @@ func roots(leaf *x509.Certificate, chain [][]byte, t *trust, answered []*x509.Ce
 	if _, err := verify(leaf, chain, t.roots); err == nil {
 		return t.roots
 	}
-	all := slices.Clone(t.roots)
-	for _, r := range answered {
-		if !slices.ContainsFunc(all, r.Equal) {
-			all = append(all, r)
-		}
-	}
-	return all
+	return union(t.roots, answered)
 }
 
 // verify returns the root that the leaf leads to.

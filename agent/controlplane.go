@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,18 +35,23 @@ const (
 type endpoint struct {
 	address   string // HOST:PORT
 	plaintext bool
-	rootFile  string // PEM: who may sign the server's certificate
-	tokenFile string // who we are, a JWT; the file may be absent
+	rootFile  string                     // PEM: who may sign the server's certificate
+	roots     func() []*x509.Certificate // and who else; nil: nobody
+	tokenFile string                     // who we are, a JWT; the file may be absent
 	clusterID string
 }
 
-// dial returns a connection that trusts what the root file says now. It connects at the first call.
+// dial returns a connection that trusts what the root file and roots say now. It connects at the
+// first call.
 func (e endpoint) dial() (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if !e.plaintext {
 		roots, err := readCertificates(e.rootFile)
 		if err != nil {
 			return nil, err
+		}
+		if e.roots != nil { // the kubelet renews the file a minute after the mesh has changed its roots
+			roots = union(roots, e.roots())
 		}
 		creds = credentials.NewTLS(clientTLS(e.address, e.rootFile, roots))
 	}
@@ -108,6 +114,17 @@ func clientTLS(address, rootFile string, roots []*x509.Certificate) *tls.Config 
 			return err
 		},
 	}
+}
+
+// union returns the certificates of both lists, each once.
+func union(a, b []*x509.Certificate) []*x509.Certificate {
+	a = slices.Clone(a)
+	for _, c := range b {
+		if !slices.ContainsFunc(a, c.Equal) {
+			a = append(a, c)
+		}
+	}
+	return a
 }
 
 func last[T any](s []T) T { return s[len(s)-1] }

@@ -340,6 +340,7 @@ func testPodWith(t *testing.T, engine Engine) {
 	p.cp.mu.Lock()
 	p.cp.signer, p.cp.roots = next, []*x509.Certificate{next.cert, old.cert}
 	p.cp.mu.Unlock()
+	p.cp.serveAs(next) // whose root the mounted file does not have yet
 	p.cp.setRoots("2", bundle(next, next.cert, old.cert))
 	eventually(t, "a certificate of the new root", func() error {
 		c, leaf := p.client(old)

@@ -140,6 +140,7 @@ type controlPlane struct {
 	address string
 
 	mu        sync.Mutex
+	serving   *tls.Certificate
 	signer    *authority
 	roots     []*x509.Certificate // answered after the leaf, in one part
 	ttl       time.Duration
@@ -157,8 +158,6 @@ type controlPlane struct {
 // newControlPlane starts one whose serving certificate, and leaves, are signed by ca.
 func newControlPlane(t *testing.T, ca *authority) *controlPlane {
 	t.Helper()
-	serving := issue(t, ca, &x509.Certificate{DNSNames: []string{"istiod.istio-system.svc"}, NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, nil)
 	cp := &controlPlane{t: t, signer: ca, roots: []*x509.Certificate{ca.cert}, ttl: time.Hour,
 		resources: map[string]map[string]*discovery.Resource{}, changed: make(chan struct{}), acks: map[string]string{}, streams: map[int]context.CancelFunc{}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -166,13 +165,26 @@ func newControlPlane(t *testing.T, ca *authority) *controlPlane {
 		t.Fatal(err)
 	}
 	cp.address = l.Addr().String()
-	s := grpc.NewServer(grpc.Creds(credentials.NewServerTLSFromCert(&tls.Certificate{
-		Certificate: [][]byte{serving.cert.Raw, ca.cert.Raw}, PrivateKey: serving.key})))
+	cp.serveAs(ca)
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		cp.mu.Lock()
+		defer cp.mu.Unlock()
+		return cp.serving, nil
+	}})))
 	pb.RegisterIstioCertificateServiceServer(s, cp)
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, cp)
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
 	return cp
+}
+
+// serveAs gives the control plane a serving certificate of that root.
+func (cp *controlPlane) serveAs(ca *authority) {
+	a := issue(cp.t, ca, &x509.Certificate{DNSNames: []string{"istiod.istio-system.svc"}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, nil)
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.serving = &tls.Certificate{Certificate: [][]byte{a.cert.Raw, ca.cert.Raw}, PrivateKey: a.key}
 }
 
 func (cp *controlPlane) CreateCertificate(ctx context.Context, r *pb.IstioCertificateRequest) (*pb.IstioCertificateResponse, error) {
