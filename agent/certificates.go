@@ -189,7 +189,11 @@ func (c *Certificates) Run(ctx context.Context) error {
 		if err != nil {
 			failures++
 			wait = backOff(failures, c.opts.MaxWait)
-			c.log.Warn("no workload certificate", "error", err, "retry", wait.Round(time.Millisecond))
+			what := "no workload certificate"
+			if cr, _ := c.Current(); cr != nil {
+				what = "the workload certificate is not renewed"
+			}
+			c.log.Warn(what, "error", err, "retry", wait.Round(time.Millisecond))
 		} else {
 			failures, under = 0, trusted
 			wait = renewIn(time.Until(cr.Certificate.Leaf.NotAfter))
