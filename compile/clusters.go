@@ -202,7 +202,7 @@ func (r clusterRow) sniCluster(v clusterView, part *mesh.Service, p mesh.Service
 }
 
 func (r clusterRow) metadata(subset *networking.Subset) *core.Metadata {
-	kv := []any{"services", list_(structOf("host", text(r.svc.Host), "name", text(r.svc.Name), "namespace", text(r.svc.Namespace)))}
+	kv := []any{"services", listOf(structOf("host", text(r.svc.Host), "name", text(r.svc.Name), "namespace", text(r.svc.Namespace)))}
 	if r.rule != nil {
 		kv = append(kv, "config", text("/apis/networking.istio.io/v1alpha3/namespaces/"+r.rule.Namespace+"/destination-rule/"+r.rule.Name))
 		if subset != nil {

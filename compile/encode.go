@@ -43,10 +43,9 @@ func span(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 func u32(n uint32) *wrapperspb.UInt32Value      { return wrapperspb.UInt32(n) }
 func wrapU64(n uint64) *wrapperspb.UInt64Value  { return wrapperspb.UInt64(n) }
 func boolean(b bool) *wrapperspb.BoolValue      { return wrapperspb.Bool(b) }
-func percent(n float64) *wrapperspb.DoubleValue { return wrapperspb.Double(n) }
 func text(s string) *structpb.Value             { return structpb.NewStringValue(s) }
 func structOf(kv ...any) *structpb.Value        { return structpb.NewStructValue(fields(kv...)) }
-func list_(vs ...*structpb.Value) *structpb.Value {
+func listOf(vs ...*structpb.Value) *structpb.Value {
 	return structpb.NewListValue(&structpb.ListValue{Values: vs})
 }
 

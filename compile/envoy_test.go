@@ -97,7 +97,7 @@ func bootstrap(t *testing.T, all map[string]map[string]proto.Message) *bootstrap
 		port++
 		static.Listeners = append(static.Listeners, &listenerv3.Listener{
 			Name: "routes of " + name, Address: socketAddress("127.0.0.1", port),
-			FilterChains: []*listenerv3.FilterChain{{Filters: httpFilterChainFilter(inline(httpSettings{}.connectionManager("x"), m.(*routev3.RouteConfiguration)))}},
+			FilterChains: []*listenerv3.FilterChain{{Filters: httpChain(inline(httpSettings{}.connectionManager("x"), m.(*routev3.RouteConfiguration)))}},
 		})
 	}
 	return &bootstrapv3.Bootstrap{

@@ -86,7 +86,8 @@ func filter(name string, m proto.Message) *listenerv3.Filter {
 	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: toAny(m)}}
 }
 
-func httpFilterChainFilter(m *hcmv3.HttpConnectionManager) []*listenerv3.Filter {
+// httpChain returns the filters of a chain that ends in a connection manager.
+func httpChain(m *hcmv3.HttpConnectionManager) []*listenerv3.Filter {
 	return []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", m)}
 }
 

@@ -387,3 +387,20 @@ func (k *kind[R, V]) remembered() (n int) {
 	}
 	return n
 }
+
+// Settings that change again and again leave nothing behind, though no host changes.
+func TestFormerViewsAreForgotten(t *testing.T) {
+	z := size{100, 40, 5}
+	s, c := z.world(), New()
+	ps := z.clients(s)
+	c.Pass(s, ps)
+	want := results(c)
+	for i := range 60 {
+		s = s.Apply(mesh.Event{Object: &mesh.MeshConfig{Cluster: "c0", Spec: &meshconfig.MeshConfig{
+			AccessLogFile: "/dev/stdout", AccessLogFormat: fmt.Sprint("format ", i), TrustDomain: fmt.Sprint("td", i)}}})
+		c.Pass(s, ps)
+	}
+	if got := results(c); got > 6*want {
+		t.Errorf("%d results remembered, %d at first", got, want)
+	}
+}

@@ -111,7 +111,7 @@ func (r sidecar) cluster(p inboundPort, bind *core.BindConfig) *clusterv3.Cluste
 	c.CleanupInterval = seconds(9223372035) // the longest there is: an application's address does not age
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 	c.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
-		"istio": fields("services", list_(structOf("host", text(p.host), "name", text(p.service), "namespace", text(p.namespace)))),
+		"istio": fields("services", listOf(structOf("host", text(p.host), "name", text(p.service), "namespace", text(p.namespace)))),
 	}}
 	setProtocol(c, &httpv3.HttpProtocolOptions{}, p.protocol, p.protocol.IsHTTP2(), false)
 	return c
@@ -206,7 +206,7 @@ func (r sidecar) chain(p inboundPort, http, terminate bool, match *listenerv3.Fi
 		}
 	}
 	if http {
-		c.Filters = httpFilterChainFilter(r.connectionManager(p, to))
+		c.Filters = httpChain(r.connectionManager(p, to))
 	} else {
 		c.Filters = r.http.tcp(to, weighted{to, 1})
 	}
@@ -254,7 +254,7 @@ func (r sidecar) connectionManager(p inboundPort, to string) *hcmv3.HttpConnecti
 func sniffedHTTP(m *hcmv3.HttpConnectionManager, routes string) *listenerv3.FilterChain {
 	return &listenerv3.FilterChain{
 		FilterChainMatch:              &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer", ApplicationProtocols: plainHTTP},
-		Filters:                       httpFilterChainFilter(byRDS(m, routes)),
+		Filters:                       httpChain(byRDS(m, routes)),
 		TransportSocketConnectTimeout: seconds(15),
 	}
 }

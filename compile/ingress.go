@@ -61,7 +61,7 @@ func (g *gateway) listener(port uint16, servers []*server) (*listenerv3.Listener
 			plain = append(plain, s)
 		case proto == mesh.HTTPS && terminates(s.GetTls()):
 			m := g.connectionManager(name, s.routeName())
-			if chains.add(s.serverNames(), httpFilterChainFilter(m), g.downstreamTLS(s.GetTls(), true)) {
+			if chains.add(s.serverNames(), httpChain(m), g.downstreamTLS(s.GetTls(), true)) {
 				tables = append(tables, g.table(s.routeName(), []*server{s}))
 			}
 		case proto.IsTLS() && terminates(s.GetTls()):
@@ -78,7 +78,7 @@ func (g *gateway) listener(port uint16, servers []*server) (*listenerv3.Listener
 	}
 	if len(plain) > 0 {
 		table := g.table("http."+strconv.Itoa(int(port)), plain)
-		if chains.add(nil, httpFilterChainFilter(g.connectionManager(name, table.Name)), nil) {
+		if chains.add(nil, httpChain(g.connectionManager(name, table.Name)), nil) {
 			tables = append(tables, table)
 		}
 	}

@@ -355,7 +355,7 @@ func (k *kind[R, V]) aggregates(parts []*part, old *list, v V) *resource.Part {
 
 // forget drops what is remembered for views that no proxy has any more, once these are many.
 func (k *kind[R, V]) forget(views []V) {
-	if len(k.views) <= max(k.limit, 64) {
+	if len(k.views) <= max(k.limit, 16) {
 		return
 	}
 	distinct, used := map[V]bool{}, map[V]bool{}

@@ -48,6 +48,12 @@ type builder struct {
 func (b *builder) event(e Event) {
 	gone := e.Gone
 	switch o := e.Object.(type) {
+	case *Service, *EndpointSlice, *Pod, *Node, *Namespace:
+		if gone && b.clusters[o.(Object).Key().Cluster] == nil {
+			return // a late word of a cluster that has left
+		}
+	}
+	switch o := e.Object.(type) {
 	case *Cluster:
 		b.cluster(o, gone)
 	case *Service:
@@ -146,7 +152,7 @@ func (b *builder) service(o *Service, gone bool) {
 	}
 	b.hosts[b.HostName(o.Namespace, o.Name)] = true
 	gateway := old != nil && old.Labels[networkLabel] != "" || !gone && o.Labels[networkLabel] != ""
-	b.networked = b.networked || gateway || b.config.networks != nil
+	b.networked = b.networked || gateway || len(b.config.networks.GetNetworks()) > 0
 }
 
 func (b *builder) slice(o *EndpointSlice, gone bool) {

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -36,13 +37,13 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 		spec, c.networks = m.Spec, m.Networks
 	}
 	c.Spec = spec
-	c.TrustDomain = or(spec.GetTrustDomain(), "cluster.local")
+	c.TrustDomain = cmp.Or(spec.GetTrustDomain(), "cluster.local")
 	c.TrustAliases = slices.Sorted(slices.Values(spec.GetTrustDomainAliases()))
-	c.RootNamespace = or(spec.GetRootNamespace(), s.SystemNamespace)
+	c.RootNamespace = cmp.Or(spec.GetRootNamespace(), s.SystemNamespace)
 	c.ConnectTimeout = duration(spec.GetConnectTimeout(), 10*time.Second)
 	c.AutoMTLS = spec.GetEnableAutoMtls() == nil || spec.GetEnableAutoMtls().GetValue()
 	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
-	c.IngressClass = or(spec.GetIngressClass(), "istio")
+	c.IngressClass = cmp.Or(spec.GetIngressClass(), "istio")
 	c.LocalityLB, c.Retry = spec.GetLocalityLbSetting(), spec.GetDefaultHttpRetryPolicy()
 	c.local = []string{
 		"*.kube-system.svc." + s.Domain,
@@ -82,13 +83,6 @@ func MatchHost(pattern, host string) bool {
 		return strings.HasSuffix(host, suffix)
 	}
 	return pattern == host
-}
-
-func or(s, byDefault string) string {
-	if s == "" {
-		return byDefault
-	}
-	return s
 }
 
 func duration(d *durationpb.Duration, byDefault time.Duration) time.Duration {
