@@ -28,6 +28,11 @@ func TestOnLAN(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root for network namespaces")
 	}
+	if os.Args[len(os.Args)-1] == "speaking" {
+		r := respond(t)
+		r.Set(on("10.0.0.80", "fc00::80"))
+		<-t.Context().Done() // killed
+	}
 	if !namespaced() {
 		cmd := exec.Command(os.Args[0], inside, "-test.v="+fmt.Sprint(testing.Verbose()), "-test.timeout=60s")
 		cmd.Args = append(cmd.Args, "namespaced")
@@ -44,6 +49,26 @@ func TestOnLAN(t *testing.T) {
 	t.Run("ndp", lan.testNDP)
 	t.Run("conflict", lan.testConflict)
 	t.Run("takeover", lan.testTakeover)
+	t.Run("net_raw", lan.testNetRaw)
+}
+
+// NET_RAW is the only capability it needs.
+func (l *lan) testNetRaw(t *testing.T) {
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("setpriv is not installed")
+	}
+	cmd := exec.Command("setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all", "--no-new-privs", os.Args[0], inside, "-test.timeout=50s")
+	cmd.Args = append(cmd.Args, "speaking")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	eventually(t, "it answers ARP", func() bool { return l.arping(t, "10.0.0.80") })
+	eventually(t, "it answers NDP", func() bool {
+		l.knock("fc00::80")
+		return l.at("fc00::80") == l.mac.String()
+	})
 }
 
 func namespaced() bool { return len(os.Args) > 0 && os.Args[len(os.Args)-1] == "namespaced" }
