@@ -1,0 +1,153 @@
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	grpcxds "google.golang.org/grpc/xds"
+	"google.golang.org/protobuf/types/known/structpb"
+	authn "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/carrick-mesh/carrick/resource"
+	"github.com/carrick-mesh/carrick/xds"
+)
+
+// TestProxylessGRPC is grpc-go's xDS client in the mesh.
+func TestProxylessGRPC(t *testing.T) {
+	s := cluster(t, "network1")
+	pod(t, s, "sample", "client-1", "10.0.0.1", map[string]string{"app": "client"})
+	pod(t, s, "sample", "hello-1", "10.0.0.2", map[string]string{"app": "hello"})
+	service(t, s, "sample", "hello", 5000, "hello-1", "10.0.0.2")
+	c, port := start(t, s, "cluster1")
+	backend := serve(t, func(g *grpc.Server) { healthpb.RegisterHealthServer(g, health.NewServer()) })
+	resolver, err := grpcxds.NewXDSResolverWithConfigForTesting(fmt.Appendf(nil, `{"xds_servers":[{"server_uri":"127.0.0.1:%d","channel_creds":[{"type":"insecure"}],"server_features":["xds_v3"]}],
+"node":{"id":"sidecar~10.0.0.1~client-1.sample~sample.svc.cluster.local","metadata":{"GENERATOR":"grpc","NAMESPACE":"sample"}}}`, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("xds:///hello.sample.svc.cluster.local:5000", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithResolvers(resolver),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if addr != "10.0.0.2:5000" {
+				return nil, errors.New("not an endpoint of hello: " + addr)
+			}
+			return (&net.Dialer{}).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", backend))
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
+		t.Error(err)
+	}
+	for typ, st := range clientNamed(c, "client-1.sample").Status() {
+		if st.Nack != "" {
+			t.Errorf("gRPC refuses %s: %s", typ, st.Nack)
+		}
+	}
+}
+
+// TestRoots holds what a change of root relies on: every proxy gets the roots, and it is known when
+// all have taken them.
+func TestRoots(t *testing.T) {
+	s := cluster(t, "network1")
+	pod(t, s, "sample", "sleep-1", "10.0.0.1", map[string]string{"app": "sleep"})
+	p, err := s.Client.CoreV1().Pods("sample").Get(t.Context(), "sleep-1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Client.CoreV1().ServiceAccounts("sample").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.Client.CoreV1().ServiceAccounts("sample").CreateToken(t.Context(), "default", &authn.TokenRequest{Spec: authn.TokenRequestSpec{Audiences: []string{"istio-ca"},
+		BoundObjectRef: &authn.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := start(t, s, "cluster1")
+	keys := newSecrets(t)
+	pair, err := tls.X509KeyPair(keys.cert, keys.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := serve(t, func(g *grpc.Server) { c.Server().Register(g) }, append(xds.Options(), grpc.Creds(credentials.NewServerTLSFromCert(&pair)))...)
+	c.PublishRoots("one")
+	if err := c.AwaitRoots(t.Context()); err != nil {
+		t.Fatalf("while nobody is connected: %v", err)
+	}
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token.Status.Token), patience)
+	defer cancel()
+	st, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(r *discovery.DeltaDiscoveryRequest) {
+		t.Helper()
+		r.TypeUrl = resource.SecretType
+		if err := st.Send(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	meta, err := structpb.NewStruct(map[string]any{"NAMESPACE": "sample", "SERVICE_ACCOUNT": "default"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(&discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "sidecar~10.0.0.1~sleep-1.sample~sample.svc.cluster.local", Metadata: meta}, ResourceNamesSubscribe: []string{RootsName}})
+	recv := func(want string) *discovery.DeltaDiscoveryResponse {
+		t.Helper()
+		r, err := st.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Resources) != 1 || string(r.Resources[0].Resource.Value) != string(rootsSecret([]byte(want)).Bytes()) {
+			t.Fatalf("roots %v, want %s", r.Resources, want)
+		}
+		return r
+	}
+	one := recv("one")
+	behind := func() error {
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return c.AwaitRoots(short)
+	}
+	if behind() == nil {
+		t.Error("roots count as taken that were not acknowledged")
+	}
+	send(&discovery.DeltaDiscoveryRequest{ResponseNonce: one.Nonce})
+	if err := c.AwaitRoots(ctx); err != nil {
+		t.Error(err)
+	}
+	c.PublishRoots("two")
+	if behind() == nil {
+		t.Error("new roots count as taken that were not acknowledged")
+	}
+	send(&discovery.DeltaDiscoveryRequest{ResponseNonce: recv("two").Nonce})
+	if err := c.AwaitRoots(ctx); err != nil {
+		t.Error(err)
+	}
+	c.PublishRoots("two") // the same is nothing new
+	if err := c.AwaitRoots(ctx); err != nil {
+		t.Error(err)
+	}
+}
