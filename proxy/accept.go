@@ -417,6 +417,23 @@ func (d *downstream) secured(err error) {
 	d.dispatch()
 }
 
+// current returns the listener and chain that would take the connection now; false if the
+// connection cannot go on in the same way, so that its next request should be its last.
+func (d *downstream) current(s *snapshot) (*config.Listener, *config.FilterChain, bool) {
+	l := s.listeners[d.listener.Name]
+	if l == d.listener {
+		return l, d.chain, true
+	}
+	if l == nil {
+		return d.listener, d.chain, false
+	}
+	c := l.Match(&d.match)
+	if c == nil || c.HTTP == nil || d.tls == nil && c.TLS != nil || d.tls != nil && c.TLS != d.chain.TLS {
+		return d.listener, d.chain, false
+	}
+	return l, c, true
+}
+
 // dispatch gives the connection to the chain's filter.
 func (d *downstream) dispatch() {
 	w := d.c.w

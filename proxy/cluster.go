@@ -59,7 +59,7 @@ type host struct {
 	weight  atomic.Uint32
 	outlier outlier
 	counts  hostCounts
-	pools   []pool // by worker, each touched by that worker only
+	pools   []pool // two by worker, each touched by that worker only; see pool
 }
 
 // hostCounts are a host's counters as Envoy's /clusters has them.
@@ -170,13 +170,27 @@ func (c *cluster) host(addr netip.AddrPort, e *config.Endpoint) *host {
 	h := c.hosts[k]
 	if h == nil {
 		h = &host{cluster: c, addr: addr, pipe: e.Pipe, tls: tls, transport: name, gateway: isGateway(e)}
-		h.pools = make([]pool, len(c.p.workers))
+		h.pools = make([]pool, 2*len(c.p.workers))
 		for i := range h.pools {
-			h.pools[i] = pool{w: c.p.workers[i], h: h}
+			h.pools[i] = pool{w: c.p.workers[i/2], h: h, speaks: config.HTTP1}
+			if p := c.cfg.HTTP.Protocol; i%2 == 1 {
+				h.pools[i].speaks = config.HTTP2
+			} else if p == config.HTTPAuto {
+				h.pools[i].speaks = p
+			}
 		}
 		c.hosts[k] = h
 	}
 	return h
+}
+
+// pool returns w's pool for requests that came by protocol.
+func (h *host) pool(w *worker, protocol string) *pool {
+	p := h.cluster.cfg.HTTP.Protocol
+	if p == config.HTTP2 || p == config.HTTPDownstream && protocol == "HTTP/2" {
+		return &h.pools[2*w.idx+1]
+	}
+	return &h.pools[2*w.idx]
 }
 
 // isGateway reports whether an endpoint stands for the pods behind another network's gateway:
@@ -205,8 +219,8 @@ func (c *cluster) retireHost(h *host) {
 	if h.outlier.ejected.Swap(false) {
 		c.ejected--
 	}
-	for i, w := range c.p.workers {
-		w.loop.Post(h.pools[i].retire)
+	for i := range h.pools {
+		h.pools[i].w.loop.Post(h.pools[i].retire)
 	}
 }
 
@@ -244,12 +258,4 @@ func (c *cluster) sweep(now time.Time) {
 	if c.resolver != nil && !c.resolver.running {
 		c.resolve() // Run had not begun
 	}
-}
-
-// tlsFor returns the server name and protocols to offer to h where they depend on the request.
-func (h *host) hostname(ep *config.Endpoint) string {
-	if ep != nil {
-		return ep.Hostname
-	}
-	return ""
 }

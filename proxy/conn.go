@@ -32,6 +32,12 @@ type user interface {
 	onFail(err error)
 }
 
+// source has output that is collected when it is sent: HTTP/2 has all streams' in one.
+type source interface {
+	// Take appends the output to dst.
+	Take(dst []byte) []byte
+}
+
 // conn is a TCP connection of one worker, plaintext or TLS. It knows how bytes get to and from
 // the socket, not what they mean.
 type conn struct {
@@ -41,6 +47,7 @@ type conn struct {
 	tls  *tlsconn.Conn
 
 	out  []byte // not yet encrypted; flushed after the batch
+	src  source // more output, taken at each flush; may be nil
 	wire []byte // what the socket had no room for, from off on
 	off  int
 
@@ -71,6 +78,7 @@ func (w *worker) newConn(fd int, remote netip.AddrPort, u user) (*conn, error) {
 		loop.CloseFD(fd)
 		return nil, err
 	}
+	w.conns[c] = struct{}{}
 	return c, nil
 }
 
@@ -284,6 +292,12 @@ func (c *conn) flush() {
 		c.w.recycle(c.wire)
 		c.wire, c.off = nil, 0
 	}
+	if c.src != nil {
+		if c.out = c.src.Take(c.buffer()); len(c.out) == 0 {
+			c.w.recycle(c.out)
+			c.out = nil
+		}
+	}
 	if out := c.out; len(out) > 0 {
 		c.out = nil
 		ok := c.send(out)
@@ -357,6 +371,13 @@ func (c *conn) emptied() {
 	}
 }
 
+// isBlocked is isFull for connections with a source, of which nothing is taken while the socket
+// is full.
+func (c *conn) isBlocked() bool {
+	c.full = c.full || c.blocked
+	return c.isFull()
+}
+
 // closeWrite sends the end of the stream after what waits.
 func (c *conn) closeWrite() {
 	if !c.finish && !c.closed {
@@ -419,6 +440,7 @@ func (c *conn) close() {
 		return
 	}
 	c.closed = true
+	delete(c.w.conns, c)
 	c.uncount()
 	if c.handshaking {
 		c.tls.Abort()

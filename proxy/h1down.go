@@ -35,7 +35,7 @@ type downConn struct {
 
 // serveHTTP begins to serve requests on d.
 func (w *worker) serveHTTP(d *downstream) {
-	h2 := d.h2 || d.chain.HTTP.Codec == config.CodecHTTP2 || len(d.first) >= len(preface) && string(d.first[:len(preface)]) == preface
+	h2 := d.h2 || d.chain.HTTP.Codec == config.CodecHTTP2 || d.chain.HTTP.Codec == config.CodecAuto && len(d.first) >= len(preface) && isPreface(d.first)
 	if h2 {
 		w.serveHTTP2(d)
 		return
@@ -257,8 +257,19 @@ func (x *downConn) takeHead(b []byte) int {
 	}
 	hcm := x.d.chain.HTTP
 	x.begun = true
+	if x.served == 0 && hcm.Codec == config.CodecAuto && data[0] == 'P' && isPreface(data) && len(data) >= len(preface) {
+		x.d.first = append([]byte(nil), data...)
+		x.timer.Stop()
+		x.w.removeSession(x)
+		x.free()
+		x.w.serveHTTP2(x.d)
+		return -1
+	}
 	limit := int(hcm.MaxHeaderBytes)
 	n := http1.End(data, x.scanned)
+	if x.served == 0 && len(data) < len(preface) && hcm.Codec == config.CodecAuto && isPreface(data) {
+		n = 0 // its first line ends like a head
+	}
 	if n > limit || n == 0 && len(data) > limit {
 		x.w.replyRaw(x, http1.ErrTooLarge, "")
 		return -1
@@ -294,21 +305,21 @@ func (x *downConn) takeHead(b []byte) int {
 	return n - had
 }
 
+// isPreface reports whether b begins as an HTTP/2 connection does.
+func isPreface(b []byte) bool {
+	n := min(len(b), len(preface))
+	return string(b[:n]) == preface[:n]
+}
+
 // adopt moves the connection on to the current configuration if its listener still takes it in
 // the same way; otherwise this request is its last.
 func (x *downConn) adopt() {
-	snap := x.w.snapshot()
-	l := snap.listeners[x.d.listener.Name]
-	if l == x.d.listener {
+	l, c, ok := x.d.current(x.w.snapshot())
+	if !ok {
+		x.closeNow = true
 		return
 	}
-	if l != nil {
-		if c := l.Match(&x.d.match); c != nil && c.HTTP != nil && (c.TLS == x.d.chain.TLS || x.d.tls == nil && c.TLS == nil) {
-			x.d.listener, x.d.chain = l, c
-			return
-		}
-	}
-	x.closeNow = true
+	x.d.listener, x.d.chain = l, c
 }
 
 // start begins the stream of a head that was parsed, or refused with err.

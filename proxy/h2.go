@@ -1,7 +1,299 @@
 package proxy
 
-// serveHTTP2 begins to serve HTTP/2 on d.
+import (
+	"github.com/carrick-mesh/carrick/proxy/header"
+	"github.com/carrick-mesh/carrick/proxy/http2"
+	"github.com/carrick-mesh/carrick/proxy/loop"
+)
+
+// h2Down is an HTTP/2 connection from a client.
+type h2Down struct {
+	d       *downstream
+	c       *conn
+	w       *worker
+	h2      *http2.Conn
+	streams map[*h2Request]struct{}
+	served  uint32
+	idle    loop.Timer
+	closing bool // Shutdown was called
+}
+
+// h2Request is one stream of an h2Down.
+type h2Request struct {
+	x    *h2Down
+	hs   *http2.Stream
+	s    *stream // nil: over
+	held int     // bytes of the body that the windows have not got back
+}
+
 func (w *worker) serveHTTP2(d *downstream) {
-	w.p.log.Warn("HTTP/2 is not served", "listener", d.listener.Name)
-	d.c.close()
+	x := &h2Down{d: d, c: d.c, w: w, streams: map[*h2Request]struct{}{}}
+	o := d.chain.HTTP
+	x.h2 = http2.NewServer(http2.Options{
+		MaxStreams:       min(o.HTTP2.MaxStreams, 1<<16),
+		StreamWindow:     min(o.HTTP2.StreamWindow, 1<<20), // what may wait for each stream in memory
+		ConnectionWindow: min(o.HTTP2.ConnectionWindow, 16<<20),
+		HeaderTable:      o.HTTP2.HeaderTable,
+		MaxHeaderBytes:   o.MaxHeaderBytes,
+		MaxHeaders:       o.MaxHeaders,
+	}, x)
+	x.idle.Fire = x.onIdle
+	d.c.user, d.c.src = x, x.h2
+	w.addSession(x)
+	x.rest()
+	d.c.mark()
+	if first := d.first; len(first) > 0 {
+		d.first = nil
+		x.feed(first)
+	}
+	if !d.c.closed && d.c.readable {
+		d.c.again()
+	}
+}
+
+// rest starts the idle timer if no stream is left, or ends a connection that is to end.
+func (x *h2Down) rest() {
+	if len(x.streams) > 0 {
+		return
+	}
+	if x.closing && x.served > 0 || x.c.closed {
+		x.idle.Stop()
+		x.w.removeSession(x)
+		if !x.c.closed {
+			x.c.linger()
+		}
+		return
+	}
+	if t := x.d.chain.HTTP.IdleTimeout; t > 0 {
+		x.w.loop.Arm(&x.idle, t)
+	}
+}
+
+func (x *h2Down) onIdle() {
+	x.closing, x.served = true, max(1, x.served)
+	x.h2.Close(http2.NoError)
+	x.rest()
+}
+
+// drain implements session.
+func (x *h2Down) drain() {
+	x.closing = true
+	x.h2.Shutdown()
+	x.c.mark()
+	x.rest()
+}
+
+func (x *h2Down) end() {
+	x.h2.Close(http2.NoError)
+	x.c.closeAfter()
+	x.fail("downstream_local_disconnect(proxy_stopped)")
+}
+
+func (x *h2Down) onFail(error) { x.fail("downstream_remote_disconnect") }
+
+// fail ends all streams of a connection that is gone.
+func (x *h2Down) fail(details string) {
+	x.idle.Stop()
+	x.w.removeSession(x)
+	for r := range x.streams {
+		delete(x.streams, r)
+		if s := r.s; s != nil {
+			r.s = nil
+			s.downReset(details)
+		}
+	}
+}
+
+func (x *h2Down) onWrite() {
+	x.h2.Drained()
+	for r := range x.streams {
+		if r.s != nil && !r.full() {
+			r.s.downWritable()
+		}
+	}
+}
+
+func (x *h2Down) onRead() {
+	for x.c.readable && !x.c.closed && x.c.user == user(x) {
+		b, err := x.c.read()
+		if len(b) > 0 {
+			x.feed(b)
+			continue
+		}
+		if err != nil {
+			x.c.close()
+			x.onFail(err)
+		}
+		return
+	}
+}
+
+func (x *h2Down) feed(b []byte) {
+	err := x.h2.Feed(b)
+	if x.c.closed {
+		return
+	}
+	x.c.mark()
+	if err != nil {
+		x.c.closeAfter()
+		x.fail("http2.protocol_error")
+	}
+}
+
+// tick is called once a second.
+func (x *h2Down) tick() { x.h2.Refill() }
+
+// The methods below implement http2.Handler.
+
+// OnHead begins a stream.
+func (x *h2Down) OnHead(hs *http2.Stream, h *header.Header, end bool) {
+	x.idle.Stop()
+	x.adopt()
+	s := x.w.newStream(x.d, nil)
+	r := &h2Request{x: x, hs: hs, s: s}
+	s.down, hs.User = r, r
+	x.streams[r] = struct{}{}
+	x.served++
+	*h, s.req = s.req, *h
+	s.protocol, s.acceptsTrailers = "HTTP/2", true
+	method := s.req.Pseudo(header.Method)
+	s.head, s.connect = method == "HEAD", method == "CONNECT"
+	if !s.req.Has("te") {
+		s.acceptsTrailers = false
+	}
+	if s.req.First("expect") == "100-continue" {
+		if s.expect = s.hcm.Proxy100Continue; !s.expect {
+			s.req.Remove("expect")
+			r.sendInformational(s, 100)
+		}
+	}
+	if m := x.d.chain.HTTP.MaxRequests; m > 0 && x.served >= m || x.w.p.draining.Load() {
+		x.closing = true
+		x.h2.Shutdown()
+	}
+	s.begin(end)
+}
+
+// adopt moves the connection on to the current configuration, as an HTTP/1 connection does.
+func (x *h2Down) adopt() {
+	l, c, ok := x.d.current(x.w.snapshot())
+	if !ok {
+		x.closing = true
+		x.h2.Shutdown()
+		return
+	}
+	x.d.listener, x.d.chain = l, c
+}
+
+// OnInformational does not happen at a server.
+func (x *h2Down) OnInformational(*http2.Stream, *header.Header) {}
+
+// OnData takes a part of a request's body.
+func (x *h2Down) OnData(hs *http2.Stream, b []byte) {
+	r, _ := hs.User.(*h2Request)
+	if r == nil || r.s == nil {
+		hs.Consumed(len(b))
+		return
+	}
+	r.s.reqData(b)
+	if r.s != nil && !r.s.wantsBody() {
+		r.held += len(b)
+		return
+	}
+	hs.Consumed(len(b))
+}
+
+// OnEnd ends a request.
+func (x *h2Down) OnEnd(hs *http2.Stream, trailers *header.Header) {
+	r, _ := hs.User.(*h2Request)
+	if r == nil || r.s == nil {
+		return
+	}
+	if trailers != nil {
+		r.s.reqTrailers.CopyFrom(trailers)
+	}
+	r.s.reqComplete(trailers != nil)
+}
+
+// OnReset ends a stream that the client gave up.
+func (x *h2Down) OnReset(hs *http2.Stream, code http2.Code, _ bool) {
+	r, _ := hs.User.(*h2Request)
+	if r == nil || r.s == nil {
+		return
+	}
+	s := r.s
+	r.s = nil
+	delete(x.streams, r)
+	s.downReset("http2.remote_reset")
+	x.rest()
+}
+
+// OnWritable lets a response go on that windows held back.
+func (x *h2Down) OnWritable(hs *http2.Stream) {
+	if r, _ := hs.User.(*h2Request); r != nil && r.s != nil && !x.c.isBlocked() {
+		r.s.downWritable()
+	}
+}
+
+// OnGoAway: the client opens no more streams.
+func (x *h2Down) OnGoAway(http2.Code, string) {
+	x.closing, x.served = true, max(1, x.served)
+	x.rest()
+}
+
+// OnPong is not waited for.
+func (x *h2Down) OnPong() {}
+
+// The methods below make h2Request a client.
+
+func (r *h2Request) sendHead(s *stream, end bool) {
+	r.hs.SendHead(&s.resp, end)
+	r.x.c.mark()
+}
+
+func (r *h2Request) sendData(s *stream, b []byte) {
+	r.hs.SendData(b)
+	r.x.c.mark()
+}
+
+func (r *h2Request) sendEnd(s *stream, t *header.Header) {
+	r.hs.SendEnd(t)
+	r.x.c.mark()
+}
+
+func (r *h2Request) sendInformational(s *stream, status int) {
+	var h header.Header
+	h.SetPseudo(header.Status, "100")
+	r.hs.SendInformational(&h)
+	r.x.c.mark()
+}
+
+func (r *h2Request) full() bool { return r.x.c.isBlocked() || r.hs.Pending() > highWater }
+
+// resume gives the windows back what the stream has taken meanwhile.
+func (r *h2Request) resume() {
+	if r.held > 0 && !r.hs.Over() {
+		r.hs.Consumed(r.held)
+		r.held = 0
+		r.x.c.mark()
+	}
+}
+
+func (r *h2Request) done(s *stream, complete bool) {
+	x := r.x
+	r.s = nil
+	if _, ok := x.streams[r]; !ok {
+		return
+	}
+	delete(x.streams, r)
+	switch {
+	case !complete:
+		r.hs.Reset(http2.InternalError)
+	case !s.reqDone:
+		if r.hs.Pending() == 0 { // the rest of the request is not wanted (RFC 9113, 8.1)
+			r.hs.Reset(http2.NoError)
+		}
+	}
+	x.c.mark()
+	x.rest()
 }

@@ -1,95 +1,43 @@
 package proxy
 
 import (
-	"fmt"
-	"os"
 	"strings"
-	"sync"
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
 )
 
-// logFiles are the files that access logs go to, shared by the workers.
-type logFiles struct {
-	mu    sync.Mutex
-	files map[string]*os.File
-}
-
-// open returns the file of that path; it stays open.
-func (l *logFiles) open(path string) (*os.File, error) {
-	switch path {
-	case "/dev/stdout":
-		return os.Stdout, nil
-	case "/dev/stderr":
-		return os.Stderr, nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if f := l.files[path]; f != nil {
-		return f, nil
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("opening access log: %w", err)
-	}
-	if l.files == nil {
-		l.files = map[string]*os.File{}
-	}
-	l.files[path] = f
-	return f, nil
-}
-
-// logSink gathers a worker's lines for one file.
-type logSink struct {
-	f   *os.File
-	buf []byte
-}
-
-const logBuffer = 32 << 10
-
-func (w *worker) sink(path string) *logSink {
-	k := w.logs[path]
-	if k == nil {
-		k = &logSink{}
-		var err error
-		if k.f, err = w.p.logs.open(path); err != nil {
-			w.p.log.Error("cannot log requests", "path", path, "error", err)
+// logBuffer returns the worker's buffer for a file; nil if it cannot be opened, which is logged once.
+func (w *worker) logBuffer(path string) *accesslog.Buffer {
+	b, ok := w.logs[path]
+	if !ok {
+		f, err := w.p.logs.Open(path)
+		if err != nil {
+			w.p.log.Error("requests are not logged", "error", err)
+		} else {
+			b = f.NewBuffer()
 		}
-		w.logs[path] = k
+		w.logs[path] = b
 	}
-	return k
+	return b
 }
 
 func (w *worker) flushLogs() {
-	for _, k := range w.logs {
-		k.flush()
-	}
-}
-
-func (k *logSink) flush() {
-	if len(k.buf) == 0 || k.f == nil {
-		k.buf = k.buf[:0]
-		return
-	}
-	k.f.Write(k.buf) // an access log that cannot be written must not stop requests
-	k.buf = k.buf[:0]
-	if cap(k.buf) > 4*logBuffer {
-		k.buf = nil
+	for _, b := range w.logs {
+		if b != nil {
+			b.Flush()
+		}
 	}
 }
 
 // log writes e to the logs that take it.
 func (w *worker) log(logs []*config.AccessLog, e *accesslog.Entry) {
 	for _, l := range logs {
-		if l.Filter != nil && !l.Filter.Takes(e, w.random()) {
-			continue
-		}
-		k := w.sink(l.Path)
-		k.buf = l.Format.Append(k.buf, e)
-		if len(k.buf) >= logBuffer {
-			k.flush()
+		if l.Filter.Takes(e, w.random()) {
+			if b := w.logBuffer(l.Path); b != nil {
+				b.Append(l.Format, e)
+			}
 		}
 	}
 }

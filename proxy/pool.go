@@ -3,18 +3,23 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/loop"
 	"github.com/carrick-mesh/carrick/proxy/tlsconn"
 )
 
-// pool is a worker's HTTP/1 connections to one host and the streams that wait for one.
+// pool is a worker's connections of one protocol to one host and the streams that wait for one.
 type pool struct {
 	w       *worker
 	h       *host
+	speaks  config.Protocol // HTTP1, HTTP2, or HTTPAuto until the first connection has told
 	idle    []*upConn
+	h2      []*h2Up // all that take streams
+	turn    int     // the next of them, at a gateway
 	waiting []*stream
 	total   int // connections made or being made
 	dialing int
@@ -32,6 +37,11 @@ const (
 
 // acquire gets s a connection, now or later: s.attach or s.failed is called, perhaps at once.
 func (p *pool) acquire(s *stream) {
+	if u := p.pickH2(); u != nil {
+		p.spread()
+		s.attach(u.call())
+		return
+	}
 	for len(p.idle) > 0 {
 		u := p.pop()
 		if u.c.closed {
@@ -54,7 +64,7 @@ func (p *pool) acquire(s *stream) {
 	b.pending.Add(1)
 	s.waits = p
 	p.waiting = append(p.waiting, s)
-	if p.dialing < len(p.waiting) {
+	if p.dialing < len(p.waiting) && (p.speaks == config.HTTP1 || p.dialing == 0) {
 		if p.h.cluster.breakers[0].connections.Load() >= int64(p.h.cluster.cfg.Breakers[0].MaxConnections) && p.total > 0 {
 			return // one of ours will become free
 		}
@@ -118,9 +128,9 @@ func (p *pool) dial(s *stream) {
 	p.total++
 	p.dialing++
 	u := &upConn{p: p, born: p.w.loop.Now()}
-	o := dialOptions{}
+	o := dialOptions{alpn: p.h.alpn(p.speaks)}
 	if s != nil {
-		o = s.dialOptions()
+		o.sni = s.serverName()
 	}
 	p.w.dial(p.h, o, func(c *conn, st *tlsState, err error) {
 		p.dialing--
@@ -129,14 +139,109 @@ func (p *pool) dial(s *stream) {
 			if x := p.next(); x != nil {
 				x.failed(connectFailure(err))
 			}
+			if p.speaks != config.HTTP1 { // they all waited for this one
+				for x := p.next(); x != nil; x = p.next() {
+					x.failed(connectFailure(err))
+				}
+			}
 			if len(p.waiting) > p.dialing && !p.gone {
 				p.dial(p.waiting[0])
 			}
 			return
 		}
+		if p.speaks == config.HTTPAuto {
+			p.speaks = config.HTTP1
+			if st != nil && st.info.ALPN == "h2" {
+				p.speaks = config.HTTP2
+			}
+		}
+		if p.speaks == config.HTTP2 {
+			p.joinH2(p.beginH2(c, st))
+			return
+		}
 		u.begin(c, st)
 		p.release(u)
 	})
+}
+
+// pickH2 returns the connection that a stream should go to: the one with the fewest, at a gateway
+// each in turn; nil if none can take one.
+func (p *pool) pickH2() *h2Up {
+	var best *h2Up
+	now := p.w.loop.Now()
+	for i := 0; i < len(p.h2); i++ {
+		u := p.h2[i]
+		if u.stale(now) {
+			p.dropH2(u)
+			u.retire()
+			i--
+		} else if u.open() && (best == nil || len(u.streams) < len(best.streams)) {
+			best = u
+		}
+	}
+	if best != nil && p.h.gateway {
+		for range p.h2 {
+			p.turn++
+			if u := p.h2[p.turn%len(p.h2)]; u.open() {
+				return u
+			}
+		}
+	}
+	return best
+}
+
+// joinH2 adds a new connection and gives it to those that wait.
+func (p *pool) joinH2(u *h2Up) {
+	if p.gone {
+		u.retire()
+		return
+	}
+	p.h2 = append(p.h2, u)
+	for u.open() {
+		s := p.next()
+		if s == nil {
+			return
+		}
+		s.attach(u.call())
+	}
+}
+
+// dropH2 takes u off the list; it still counts.
+func (p *pool) dropH2(u *h2Up) {
+	for i, x := range p.h2 {
+		if x == u {
+			p.h2 = append(p.h2[:i], p.h2[i+1:]...)
+			return
+		}
+	}
+}
+
+// removeH2 forgets a connection that is closed.
+func (p *pool) removeH2(u *h2Up) {
+	p.dropH2(u)
+	p.total--
+	if len(p.waiting) > 0 && p.dialing == 0 && !p.gone {
+		p.dial(p.waiting[0])
+	}
+}
+
+// alpn returns the protocols to offer where those of the TLS context do not fit what is spoken:
+// nil to offer the context's.
+func (h *host) alpn(speaks config.Protocol) []string {
+	if h.tls == nil || speaks == config.HTTPAuto {
+		return nil
+	}
+	var keep []string
+	for _, a := range h.tls.ALPN {
+		isH2, isH1 := a == "h2" || a == "istio-h2", strings.HasPrefix(a, "http/1") || strings.HasPrefix(a, "istio-http/1")
+		if speaks == config.HTTP2 && !isH1 || speaks == config.HTTP1 && !isH2 {
+			keep = append(keep, a)
+		}
+	}
+	if len(keep) == len(h.tls.ALPN) {
+		return nil
+	}
+	return keep
 }
 
 // release takes back a connection that can serve again.
@@ -180,6 +285,11 @@ func (p *pool) retire() {
 	p.gone = true
 	for len(p.idle) > 0 {
 		p.pop().close()
+	}
+	for len(p.h2) > 0 {
+		u := p.h2[0]
+		p.dropH2(u)
+		u.retire()
 	}
 }
 

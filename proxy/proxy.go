@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 )
 
@@ -41,7 +42,7 @@ type Proxy struct {
 	tls      tlsContexts
 	connID   atomic.Uint64
 	faults   atomic.Int64 // requests being delayed by the fault filter
-	logs     logFiles
+	logs     *accesslog.Writer
 	draining atomic.Bool
 	started  time.Time
 
@@ -68,7 +69,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Secrets == nil {
 		o.Secrets = noSecrets{}
 	}
-	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now()}
+	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger)}
 	p.load = make([]atomic.Int64, o.Concurrency)
 	p.snap.Store(&snapshot{cfg: &config.Config{}})
 	for i := range o.Concurrency {
@@ -84,6 +85,10 @@ func New(o Options) (*Proxy, error) {
 // Run serves until ctx ends; then it closes all connections. Run it once. Set GOMAXPROCS to
 // Concurrency+1 or more: a loop holds on to its processor while it is busy.
 func (p *Proxy) Run(ctx context.Context) error {
+	writing, written := context.WithCancel(context.WithoutCancel(ctx))
+	wrote := make(chan error, 1)
+	go func() { wrote <- p.logs.Run(writing) }()
+	defer func() { written(); <-wrote }() // after the last lines
 	g, ctx := errgroup.WithContext(ctx)
 	p.run.Lock()
 	p.ctx = ctx
@@ -136,7 +141,7 @@ func (p *Proxy) sweep(ctx context.Context) error {
 				c.sweep(now)
 			}
 			for _, w := range p.workers {
-				w.loop.Post(w.flushLogs)
+				w.loop.Post(w.tick)
 			}
 		}
 	}

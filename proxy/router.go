@@ -185,7 +185,7 @@ func (s *stream) try() {
 	s.cl.breakers[s.priority()].requests.Add(1)
 	m.host.active.Add(1)
 	m.host.counts.RqTotal.Add(1)
-	m.host.pools[s.w.idx].acquire(s)
+	m.host.pool(s.w, s.protocol).acquire(s)
 }
 
 // closeAttempt takes the attempt out of the counts of active requests.
@@ -287,20 +287,19 @@ func cookie(c, name string) (string, bool) {
 	return "", false
 }
 
-// dialOptions returns what of a connection depends on the request.
-func (s *stream) dialOptions() (o dialOptions) {
+// serverName returns the SNI where it depends on the request; empty: the TLS context's.
+func (s *stream) serverName() string {
 	t := s.member.host.tls
-	if t == nil {
-		return o
+	switch {
+	case t == nil:
+		return ""
+	case t.AutoHostSNI && s.member.ep.Hostname != "":
+		return s.member.ep.Hostname
+	case s.cl.cfg.HTTP.AutoSNI:
+		host, _, _ := splitPort(s.req.Pseudo(header.Authority))
+		return strings.Clone(host)
 	}
-	if s.cl.cfg.HTTP.AutoSNI {
-		o.sni, _, _ = splitPort(s.req.Pseudo(header.Authority))
-		o.sni = strings.Clone(o.sni)
-	}
-	if t.AutoHostSNI && s.member.ep.Hostname != "" {
-		o.sni = s.member.ep.Hostname
-	}
-	return o
+	return ""
 }
 
 // beforeAttempt sets the headers that differ from attempt to attempt.

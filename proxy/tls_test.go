@@ -244,7 +244,7 @@ func TestMesh(t *testing.T) {
 	}
 	eventually(t, "inbound log", func() bool {
 		b, _ := os.ReadFile(logIn)
-		return strings.HasPrefix(string(b), fmt.Sprintf("%s inbound %s spiffe://cluster.local/ns/sample/sa/sleep 127.0.0.6:", app.Listener.Addr(), sni))
+		return strings.Contains(string(b), fmt.Sprintf("%s inbound %s spiffe://cluster.local/ns/sample/sa/sleep 127.0.0.6:", app.Listener.Addr(), sni))
 	})
 	// TCP through the same chain.
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", outTCP))

@@ -37,11 +37,13 @@ type worker struct {
 	streams []*stream
 	pipes   []pipe
 	entry   accesslog.Entry // of the line being logged
-	logs    map[string]*logSink
+	logs    map[string]*accesslog.Buffer
 
 	acceptors map[*socket]*acceptor
 	// sessions are the downstream connections, for draining and the end.
 	sessions map[session]struct{}
+	h2ups    map[*h2Up]struct{}
+	conns    map[*conn]struct{} // all of them
 }
 
 // session is what a downstream connection is used for.
@@ -60,7 +62,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 	w := &worker{
 		p: p, idx: idx, loop: l,
 		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
-		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, logs: map[string]*logSink{},
+		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, logs: map[string]*accesslog.Buffer{},
 	}
 	l.BatchDone = w.flush
 	return w, nil
@@ -70,6 +72,10 @@ func (w *worker) run(ctx context.Context) error {
 	err := w.loop.Run(ctx)
 	for s := range w.sessions {
 		s.end()
+	}
+	for c := range w.conns {
+		c.flush()
+		c.close()
 	}
 	w.flushLogs()
 	return err
@@ -89,6 +95,19 @@ func (w *worker) flush() {
 }
 
 func (w *worker) snapshot() *snapshot { return w.p.snap.Load() }
+
+// tick is called once a second.
+func (w *worker) tick() {
+	w.flushLogs()
+	for s := range w.sessions {
+		if x, ok := s.(*h2Down); ok {
+			x.tick()
+		}
+	}
+	for u := range w.h2ups {
+		u.tick()
+	}
+}
 
 // date returns the time in the form of the Date header.
 func (w *worker) date() string {

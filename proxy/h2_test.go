@@ -1,0 +1,229 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// speaking makes a cluster speak to its hosts: "http2_protocol_options" or "http_protocol_options".
+func speaking(how string) string {
+	return `typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    ` + how
+}
+
+const (
+	speakH2         = `explicit_http_config: {http2_protocol_options: {}}`
+	speakDownstream = `use_downstream_protocol_config: {http2_protocol_options: {}}`
+)
+
+// h2Client speaks HTTP/2 without TLS.
+func h2Client() *http.Client {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{Protocols: p}, Timeout: 20 * time.Second}
+}
+
+// bothBackend speaks HTTP/1.1 and HTTP/2 without TLS.
+func bothBackend(t testing.TB, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// TestHTTP2 crosses both protocols on both sides, with bodies, trailers and many streams at once.
+func TestHTTP2(t *testing.T) {
+	app := bothBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Proto", r.Proto)
+		w.Header().Set("Trailer", "X-T")
+		http.NewResponseController(w).EnableFullDuplex()
+		w.(http.Flusher).Flush() // no Content-Length
+		io.Copy(w, r.Body)
+		w.Header().Set("X-T", "end "+r.Trailer.Get("X-Q"))
+	})
+	port := freePort(t)
+	routes := `
+- name: all
+  domains: ["*"]
+  routes:
+  - {match: {prefix: /h1}, route: {cluster: h1, timeout: 20s}}
+  - {match: {prefix: /h2}, route: {cluster: h2, timeout: 20s}}
+  - {match: {prefix: /same}, route: {cluster: same, timeout: 20s}}
+`
+	start(t, bootstrap(httpListener(port, routes, "http_protocol_options: {enable_trailers: true}"),
+		clusterYAML("h1", "", app)+clusterYAML("h2", speaking(speakH2), app)+clusterYAML("same", speaking(speakDownstream), app)), nil)
+	for _, c := range []struct {
+		client *http.Client
+		down   string
+	}{{http.DefaultClient, "HTTP/1.1"}, {h2Client(), "HTTP/2.0"}} {
+		for path, want := range map[string]string{"/h1": "HTTP/1.1", "/h2": "HTTP/2.0", "/same": c.down} {
+			var wg sync.WaitGroup
+			for i := range 40 {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					body := bytes.Repeat([]byte{byte(i)}, []int{0, 10, 100_000, 2_000_000}[i%4])
+					req, _ := http.NewRequest("POST", fmt.Sprintf("http://127.0.0.1:%d%s", port, path), io.MultiReader(bytes.NewReader(body)))
+					req.Trailer = http.Header{"X-Q": {"q"}}
+					resp, err := c.client.Do(req)
+					if err != nil {
+						t.Errorf("%s %s: %v", c.down, path, err)
+						return
+					}
+					defer resp.Body.Close()
+					got, err := io.ReadAll(resp.Body)
+					if err != nil || !bytes.Equal(got, body) || resp.Proto != c.down || resp.Header.Get("X-Proto") != want {
+						t.Errorf("%s %s: %s, upstream %s, %d of %d bytes, %v", c.down, path, resp.Proto, resp.Header.Get("X-Proto"), len(got), len(body), err)
+					}
+					if got := resp.Trailer.Get("X-T"); !strings.HasPrefix(got, "end") {
+						t.Errorf("%s %s: trailer %q", c.down, path, got)
+					}
+				}()
+			}
+			wg.Wait()
+		}
+	}
+}
+
+// TestGRPC: grpc-go on both ends, unary and streaming, through plaintext and mutual TLS hops.
+func TestGRPC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs := health.NewServer()
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, hs)
+	go g.Serve(l)
+	t.Cleanup(g.Stop)
+
+	ca := newAuthority(t, "Root CA")
+	s := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/default"), roots: ca.roots()}
+	in, out := freePort(t), freePort(t)
+	start(t, bootstrap(inbound(in, l.Addr().String(), filepath.Join(t.TempDir(), "log")), clusterYAML("inbound", speaking(speakDownstream), l.Addr().String())), s)
+	r := start(t, bootstrap(httpListener(out, `
+- name: all
+  domains: ["*"]
+  routes:
+  - match: {path: /grpc.health.v1.Health/List}
+    route: {cluster: missing}
+  - {match: {prefix: /}, route: {cluster: c, timeout: 0s}}
+`, ""), clusterYAML("c", speaking(speakH2)+"\n"+mutualTLS("Upstream", "istio-h2, istio, h2", peerSAN, "sni: a"), fmt.Sprintf("127.0.0.1:%d", in))), s)
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", out), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c := healthpb.NewHealthClient(conn)
+	for range 20 {
+		resp, err := c.Check(ctx, &healthpb.HealthCheckRequest{})
+		if err != nil || resp.Status != healthpb.HealthCheckResponse_SERVING {
+			t.Fatal(resp, err)
+		}
+	}
+	if _, err := c.Check(ctx, &healthpb.HealthCheckRequest{Service: "unknown"}); err == nil || !strings.Contains(err.Error(), "NotFound") {
+		t.Errorf("a status in trailers only: %v", err)
+	}
+	if _, err := c.List(ctx, &healthpb.HealthListRequest{}); err == nil || !strings.Contains(err.Error(), "Unavailable") {
+		t.Errorf("no cluster: %v", err)
+	}
+	w, err := c.Watch(ctx, &healthpb.HealthCheckRequest{Service: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range []healthpb.HealthCheckResponse_ServingStatus{healthpb.HealthCheckResponse_SERVING, healthpb.HealthCheckResponse_NOT_SERVING} {
+		if _, err := w.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		hs.SetServingStatus("s", st)
+	}
+	if n := r.Hosts("c")[0].CxTotal; n > 2 { // one for each loop at most
+		t.Errorf("%d upstream connections for one multiplexed client", n)
+	}
+	// A drain tells the client with GOAWAY.
+	cancel()
+	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	r.Drain(ctx)
+	if ctx.Err() != nil {
+		t.Error("the connection did not end")
+	}
+}
+
+// TestTools: genuine clients.
+func TestTools(t *testing.T) {
+	app := backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "answer") })
+	port := freePort(t)
+	ca := newAuthority(t, "Root CA")
+	s := &testSecrets{key: ca.issue("", "a.test"), roots: ca.roots()}
+	https := freePort(t)
+	y := httpListener(https, fmt.Sprintf(allTo, "b"), "")
+	y += indent(strings.Replace(mutualTLS("Downstream", "h2, http/1.1", "", ""), "combined_validation_context", "# ", 1), 6) + "\n"
+	y = y[:strings.Index(y, "        # ")]
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), "")+y, clusterYAML("b", "", app)), s)
+	for _, args := range [][]string{
+		{"curl", "-sS", "--http1.1", fmt.Sprintf("http://127.0.0.1:%d/", port)},
+		{"curl", "-sS", "--http2", fmt.Sprintf("http://127.0.0.1:%d/", port)},
+		{"curl", "-sS", "--http2-prior-knowledge", fmt.Sprintf("http://127.0.0.1:%d/", port)},
+		{"curl", "-sS", "--http1.0", fmt.Sprintf("http://127.0.0.1:%d/", port)},
+		{"curl", "-sSk", "--http2", fmt.Sprintf("https://127.0.0.1:%d/", https)},
+		{"curl", "-sSk", "--http1.1", "--tls-max", "1.2", fmt.Sprintf("https://127.0.0.1:%d/", https)},
+		{"curl", "-sSk", "--no-alpn", fmt.Sprintf("https://127.0.0.1:%d/", https)},
+		{"nghttp", fmt.Sprintf("http://127.0.0.1:%d/", port)},
+	} {
+		if _, err := exec.LookPath(args[0]); err != nil {
+			t.Logf("%s is not installed", args[0])
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		b, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+		cancel()
+		if args[0] == "curl" && strings.Contains(strings.Join(args, " "), "http1.0") {
+			if !strings.Contains(string(b), "") {
+				t.Errorf("%v: %q %v", args, b, err)
+			}
+			continue
+		}
+		if err != nil || !strings.HasSuffix(string(b), "answer") {
+			t.Errorf("%v: %q %v", args, b, err)
+		}
+	}
+	if _, err := exec.LookPath("openssl"); err == nil {
+		cmd := exec.Command("openssl", "s_client", "-connect", fmt.Sprintf("127.0.0.1:%d", https), "-alpn", "unknown,h2", "-tls1_3")
+		cmd.Stdin = strings.NewReader("")
+		b, _ := cmd.CombinedOutput()
+		if !strings.Contains(string(b), "ALPN protocol: h2") {
+			t.Errorf("openssl: %s", b)
+		}
+	}
+	// A client whose ALPN we do not speak is served without.
+	c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", https), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}})
+	if err != nil || c.ConnectionState().NegotiatedProtocol != "" {
+		t.Errorf("unknown ALPN: %v", err)
+	}
+}
