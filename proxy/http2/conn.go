@@ -68,9 +68,10 @@ type Conn struct {
 	preface  int  // bytes of the preface still to come
 	settings bool // the peer's first SETTINGS has come
 
-	enc  *encoder
-	dec  decoder
-	head header.Header
+	enc    *encoder
+	dec    decoder
+	head   header.Header
+	checks validator // of head
 
 	streams  map[uint32]*Stream
 	nextID   uint32 // of our next stream, at a client

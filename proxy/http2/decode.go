@@ -67,8 +67,11 @@ var (
 	errUpdate    = errors.New("bad size update of the dynamic table")
 )
 
-// decode calls field for each field of a block. Name and value are good during the call only.
-func (d *decoder) decode(b []byte, field func(name, value string)) error {
+// sink takes the fields of a block, one by one. Name and value are good during the call only.
+type sink interface{ field(name, value string) }
+
+// decode gives the fields of a block to s.
+func (d *decoder) decode(b []byte, s sink) error {
 	updates := 0
 	begun := false
 	for len(b) > 0 {
@@ -84,7 +87,7 @@ func (d *decoder) decode(b []byte, field func(name, value string)) error {
 			if err != nil {
 				return err
 			}
-			field(e.name, e.value)
+			s.field(e.name, e.value)
 			begun = true
 		case c&0xe0 == 0x20: // size update
 			if i, b, err = integer(b, 5); err != nil {
@@ -102,7 +105,7 @@ func (d *decoder) decode(b []byte, field func(name, value string)) error {
 			if i, b, err = integer(b, prefix); err != nil {
 				return err
 			}
-			if b, err = d.literal(b, i, index, field); err != nil {
+			if b, err = d.literal(b, i, index, s); err != nil {
 				return err
 			}
 			begun = true
@@ -111,7 +114,7 @@ func (d *decoder) decode(b []byte, field func(name, value string)) error {
 	return nil
 }
 
-func (d *decoder) literal(b []byte, nameIndex uint64, index bool, field func(name, value string)) ([]byte, error) {
+func (d *decoder) literal(b []byte, nameIndex uint64, index bool, s sink) ([]byte, error) {
 	d.scratch = d.scratch[:0]
 	var err error
 	var name string
@@ -134,7 +137,7 @@ func (d *decoder) literal(b []byte, nameIndex uint64, index bool, field func(nam
 		name = view(d.scratch[:cut])
 	}
 	value := view(d.scratch[cut:])
-	field(name, value)
+	s.field(name, value)
 	if index {
 		// The name may be in an entry that the new one evicts; strings keep it alive.
 		e := entry{name, string(d.scratch[cut:])}

@@ -11,11 +11,19 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+type collected []entry
+
+func (c *collected) field(n, v string) { *c = append(*c, entry{strings.Clone(n), strings.Clone(v)}) }
+
 func decodeAll(d *decoder, b []byte) ([]entry, error) {
-	var out []entry
-	err := d.decode(b, func(n, v string) { out = append(out, entry{strings.Clone(n), strings.Clone(v)}) })
+	var out collected
+	err := d.decode(b, &out)
 	return out, err
 }
+
+type counted int
+
+func (c *counted) field(_, v string) { *c += counted(len(v)) }
 
 // randomFields has some that come again and some that do not.
 func randomFields(r *rand.Rand) []entry {
@@ -196,15 +204,14 @@ func BenchmarkDecode(b *testing.B) {
 		}
 		return out
 	}
-	n := 0
-	field := func(name, value string) { n += len(value) }
-	if err := d.decode(block(), field); err != nil {
+	var n counted
+	if err := d.decode(block(), &n); err != nil {
 		b.Fatal(err)
 	}
 	again := block()
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := d.decode(again, field); err != nil {
+		if err := d.decode(again, &n); err != nil {
 			b.Fatal(err)
 		}
 	}

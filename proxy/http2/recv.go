@@ -174,8 +174,9 @@ func (c *Conn) headersDone(b []byte) *ConnError {
 	trailers := s != nil && s.headCame
 	// The block is decoded whatever becomes of the stream: the tables must stay in step.
 	c.head.Reset()
-	v := validator{h: &c.head, response: c.client, trailers: trailers, maxBytes: int(c.o.MaxHeaderBytes), maxFields: int(c.o.MaxHeaders)}
-	if err := c.dec.decode(b, v.field); err != nil {
+	v := &c.checks
+	*v = validator{h: &c.head, response: c.client, trailers: trailers, maxBytes: int(c.o.MaxHeaderBytes), maxFields: int(c.o.MaxHeaders), cookie: v.cookie[:0]}
+	if err := c.dec.decode(b, v); err != nil {
 		return &ConnError{CompressionError, err.Error()}
 	}
 	switch {
@@ -186,7 +187,7 @@ func (c *Conn) headersDone(b []byte) *ConnError {
 		return &ConnError{StreamClosed, "HEADERS on a closed stream"}
 	default:
 		c.idle = 0
-		return c.newRequest(id, end, &v)
+		return c.newRequest(id, end, v)
 	}
 	if s.remoteDone {
 		return c.streamError(id, StreamClosed)
@@ -204,7 +205,7 @@ func (c *Conn) headersDone(b []byte) *ConnError {
 		s.settle()
 		return nil
 	}
-	return c.response(s, end, &v)
+	return c.response(s, end, v)
 }
 
 func (c *Conn) newRequest(id uint32, end bool, v *validator) *ConnError {

@@ -60,7 +60,7 @@ func (v *validator) field(name, value string) {
 		return
 	case "cookie":
 		// Clients split cookies for compression; they are one field elsewhere (RFC 9113, 8.2.3).
-		if v.cookie != nil {
+		if len(v.cookie) > 0 {
 			v.cookie = append(v.cookie, "; "...)
 		}
 		v.cookie = append(v.cookie, value...)
