@@ -13,7 +13,7 @@ import (
 
 func (a *app) authority() *cobra.Command {
 	parent := &cobra.Command{Use: "ca", Short: "Makes certificate authorities and compares those in use"}
-	parent.AddCommand(caRoot(), caIntermediate(), a.caShow())
+	parent.AddCommand(caRoot(), caIntermediate(), a.caInstall(), a.caShow())
 	return parent
 }
 

@@ -50,7 +50,7 @@ func (c *cluster) fetch(ctx context.Context, namespace, pod string, port int, pa
 
 // forward opens a connection to a port of a pod. Where the API server or something between does
 // not speak WebSocket, it falls back to SPDY.
-func (c *cluster) forward(namespace, pod string, port int) (net.Conn, error) {
+func (c *cluster) forward(namespace, pod string, port int) (*podConn, error) {
 	u := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	rt, upgrader, err := spdy.RoundTripperFor(c.config)
 	if err != nil {
@@ -107,6 +107,10 @@ func (p *podConn) Close() error {
 	p.Stream.Reset()
 	return p.conn.Close()
 }
+
+// CloseWrite tells the pod that nothing more comes.
+func (p *podConn) CloseWrite() error { return p.Stream.Close() }
+
 func (p *podConn) LocalAddr() net.Addr              { return podAddr{} }
 func (p *podConn) RemoteAddr() net.Addr             { return podAddr{} }
 func (p *podConn) SetDeadline(time.Time) error      { return nil }

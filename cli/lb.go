@@ -79,6 +79,7 @@ func (a *app) lbInstall() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			m.Sets = l.sets
 			intro := fmt.Sprintf("This will install Carrick's load balancer %s into %s", m.Version, c)
 			// Installing it disturbs nothing, so nobody is asked, as with the manifest it stands for.
 			if err := carryOut(cmd, c, m, intro, installOptions{yes: true, dryRun: dryRun, adopt: adopt, timeout: timeout}); err != nil {

@@ -32,40 +32,42 @@ type syncState struct {
 
 func (a *app) proxyStatus() *cobra.Command {
 	var output string
+	var everywhere bool
 	cmd := &cobra.Command{
 		Use:     "proxy-status [POD.NAMESPACE]",
 		Aliases: []string{"ps"},
 		Short:   "Shows whether each proxy has acknowledged what it was sent",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.target.connect(cmd)
-			if err != nil {
-				return err
-			}
-			names, answers, err := c.debug(cmd.Context(), a.target.istioNamespace, "/debug/syncz")
-			if err != nil {
-				return err
-			}
-			all, err := syncStates(names, answers)
-			if err != nil {
-				return c.wrong(err)
-			}
-			if len(args) == 1 {
-				namespace, pod, err := c.pod(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				all = only(all, pod+"."+namespace)
-				if len(all) == 0 {
-					return c.wrong(fmt.Errorf("%s.%s is connected to no control plane; see its log: kubectl -n %[2]s logs %[1]s -c istio-proxy", pod, namespace))
-				}
-			}
-			return printStates(cmd, all, output)
+			return a.target.each(cmd, everywhere, func(c *cluster) error { return a.showStates(cmd, c, args, output) })
 		},
 	}
+	cmd.Flags().BoolVar(&everywhere, "all-contexts", false, "ask the control planes of every cluster of the kubeconfig")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
 	cmd.Flags().StringP("revision", "r", "", "accepted for istioctl's sake")
 	return cmd
+}
+
+func (a *app) showStates(cmd *cobra.Command, c *cluster, args []string, output string) error {
+	names, answers, err := c.debug(cmd.Context(), a.target.istioNamespace, "/debug/syncz")
+	if err != nil {
+		return err
+	}
+	all, err := syncStates(names, answers)
+	if err != nil {
+		return c.wrong(err)
+	}
+	if len(args) == 1 {
+		namespace, pod, err := c.pod(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		all = only(all, pod+"."+namespace)
+		if len(all) == 0 {
+			return c.wrong(fmt.Errorf("%s.%s is connected to no control plane; see its log: kubectl -n %[2]s logs %[1]s -c istio-proxy", pod, namespace))
+		}
+	}
+	return printStates(cmd, all, output)
 }
 
 func syncStates(names []string, answers [][]byte) (all []syncState, err error) {

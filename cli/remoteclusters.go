@@ -17,35 +17,37 @@ type clusterState struct {
 }
 
 func (a *app) remoteClusters() *cobra.Command {
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "remote-clusters",
 		Short: "Lists the clusters that each control plane watches",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.target.connect(cmd)
-			if err != nil {
-				return err
-			}
-			names, answers, err := c.debug(cmd.Context(), a.target.istioNamespace, "/debug/clusterz")
-			if err != nil {
-				return err
-			}
-			rows, notes, err := clusterRows(names, answers)
-			if err != nil {
-				return c.wrong(err)
-			}
-			out := cmd.OutOrStdout()
-			if err := table(out, "NAME\tSECRET\tSTATUS\tISTIOD", rows); err != nil {
-				return err
-			}
-			for _, n := range notes {
-				fmt.Fprintln(out, n)
-			}
-			return nil
+			return a.target.each(cmd, all, func(c *cluster) error { return showClusters(cmd, c, a.target.istioNamespace) })
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all-contexts", false, "ask the control planes of every cluster of the kubeconfig")
 	cmd.Flags().StringP("revision", "r", "", "accepted for istioctl's sake")
 	return cmd
+}
+
+func showClusters(cmd *cobra.Command, c *cluster, namespace string) error {
+	names, answers, err := c.debug(cmd.Context(), namespace, "/debug/clusterz")
+	if err != nil {
+		return err
+	}
+	rows, notes, err := clusterRows(names, answers)
+	if err != nil {
+		return c.wrong(err)
+	}
+	out := cmd.OutOrStdout()
+	if err := table(out, "NAME\tSECRET\tSTATUS\tISTIOD", rows); err != nil {
+		return err
+	}
+	for _, n := range notes {
+		fmt.Fprintln(out, n)
+	}
+	return nil
 }
 
 func clusterRows(names []string, answers [][]byte) (rows [][]string, notes []string, err error) {

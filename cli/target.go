@@ -122,6 +122,38 @@ func (t *targetFlags) contexts() ([]string, error) {
 	return names, nil
 }
 
+// each calls f with the cluster that the flags pick, or with every cluster of the kubeconfig, each
+// under a line that names it; one that fails does not keep the others from their turn.
+func (t *targetFlags) each(cmd *cobra.Command, all bool, f func(*cluster) error) error {
+	if !all {
+		c, err := t.connect(cmd)
+		if err != nil {
+			return err
+		}
+		return f(c)
+	}
+	names, err := t.contexts()
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return errors.New("the kubeconfig has no context")
+	}
+	var errs []error
+	for i, name := range names {
+		if i > 0 {
+			fmt.Fprintln(cmd.OutOrStdout())
+		}
+		c, err := t.connectTo(name)
+		if err == nil {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", c)
+			err = f(c)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // wrong explains an error from a cluster: which, and what to do.
 func (c *cluster) wrong(err error) error {
 	if err == nil {

@@ -94,6 +94,12 @@ func (c *Cluster) applyKind(ctx context.Context, m *Manifest, kind string) error
 func newState(p *Plan) (*State, error) {
 	m := p.Manifest
 	s := &State{Name: m.Name, Namespace: m.Namespace, Version: m.Version, Sets: m.Sets, Mesh: m.Mesh, Inventory: inventory(m)}
+	if p.Before != nil {
+		s.Previous = p.Before.Previous
+		if p.Before.Version != m.Version {
+			s.Previous = p.Before.Version
+		}
+	}
 	if m.Operator != nil {
 		y, err := yaml.Marshal(m.Operator)
 		if err != nil {

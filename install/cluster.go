@@ -191,6 +191,7 @@ type State struct {
 	Sets      []string // the user's --set arguments
 	Inventory []Ref    // everything that was written
 	Mesh      string   // the MeshConfig as it was rendered
+	Previous  string   // the version before this one; "" if there was none
 }
 
 // stateLabel marks the ConfigMaps that hold a State.
@@ -235,7 +236,7 @@ func (c *Cluster) States(ctx context.Context) ([]*State, error) {
 }
 
 func parseState(cm *corev1.ConfigMap) (*State, error) {
-	s := &State{Name: cm.Labels[InstallLabel], Namespace: cm.Namespace, Version: cm.Data["version"], Operator: cm.Data["operator"], Mesh: cm.Data["mesh"]}
+	s := &State{Name: cm.Labels[InstallLabel], Namespace: cm.Namespace, Version: cm.Data["version"], Operator: cm.Data["operator"], Mesh: cm.Data["mesh"], Previous: cm.Data["previous"]}
 	for key, v := range map[string]any{"inventory": &s.Inventory, "set": &s.Sets} {
 		if cm.Data[key] == "" {
 			continue
@@ -261,7 +262,7 @@ func (c *Cluster) saveState(ctx context.Context, s *State) error {
 		ObjectMeta: metav1.ObjectMeta{Name: stateName(s.Name), Namespace: s.Namespace, Labels: map[string]string{
 			stateLabel: "true", ManagedBy: "carrick", InstallLabel: s.Name,
 		}},
-		Data: map[string]string{"version": s.Version, "operator": s.Operator, "set": string(sets), "inventory": string(inv), "mesh": s.Mesh},
+		Data: map[string]string{"version": s.Version, "operator": s.Operator, "set": string(sets), "inventory": string(inv), "mesh": s.Mesh, "previous": s.Previous},
 	}
 	o, err := object(cm)
 	if err != nil {

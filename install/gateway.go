@@ -144,6 +144,7 @@ func gatewayDeployment(c *Config, g Gateway, v gatewayValues, labels, selector m
 					Labels: podLabels,
 					Annotations: map[string]string{
 						"inject.istio.io/templates": first(v.InjectionTemplate, "gateway"),
+						VersionAnnotation:           c.tag, // so that a new version makes new pods
 						"prometheus.io/scrape":      "true",
 						"prometheus.io/port":        "15020",
 						"prometheus.io/path":        "/stats/prometheus",

@@ -17,7 +17,9 @@ const (
 	ManagedBy      = "app.kubernetes.io/managed-by" // always "carrick"
 	InstallLabel   = "carrick.dev/install"          // the install that owns the object
 	ComponentLabel = "carrick.dev/component"
-	OwningResource = "install.operator.istio.io/owning-resource" // the same owner, as Istio's tools look for it
+	// VersionAnnotation is on the pods of gateways: the version that the injector gave them.
+	VersionAnnotation = "carrick.dev/version"
+	OwningResource    = "install.operator.istio.io/owning-resource" // the same owner, as Istio's tools look for it
 )
 
 // Manifest is what an install consists of, in the order of application.

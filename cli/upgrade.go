@@ -1,0 +1,218 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/carrick-mesh/carrick/install"
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func (a *app) upgrade() *cobra.Command {
+	var contexts []string
+	var yes, dryRun, rollback bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "upgrade",
+		Short: "Brings what is installed to this version, with the settings it was installed with",
+		Long: `Brings the control plane and the gateways to this version, or with --rollback back to the one before.
+Profile, files, --set arguments and hand edits of the mesh's configuration stay. Several clusters
+(--context again and again) are upgraded one after another; the first that fails ends it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(contexts) == 0 {
+				contexts = []string{""}
+			}
+			for _, name := range contexts {
+				if name == "" && cmd.Flag("context").Changed {
+					return usagef("--context is empty; give a context's name")
+				}
+				c, err := a.target.connectTo(name)
+				if err != nil {
+					return err
+				}
+				if err := a.upgradeCluster(cmd, c, rollback, installOptions{yes: yes, dryRun: dryRun, timeout: timeout}); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&contexts, "context", nil, "context of the kubeconfig; repeat it for each cluster")
+	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
+	cmd.Flags().BoolVar(&rollback, "rollback", false, "go back to the version before")
+	cmd.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait until all is ready")
+	return cmd
+}
+
+// upgradeCluster upgrades all installations of a cluster, the control plane first, for gateways
+// get their proxies from it.
+func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, rollback bool, o installOptions) error {
+	states, err := c.States(cmd.Context())
+	if err != nil {
+		return c.wrong(err)
+	}
+	if len(states) == 0 {
+		return c.wrong(errors.New("nothing of Carrick is installed; install it: carrick install"))
+	}
+	sort.SliceStable(states, func(i, j int) bool { return upgradeRank(states[i]) < upgradeRank(states[j]) })
+	for _, s := range states {
+		to := a.version
+		if rollback {
+			if to = s.Previous; to == "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s has no version before %s.\n", c.context, s.Name, s.Version)
+				continue
+			}
+		} else if err := mayUpgrade(s.Version, to); err != nil {
+			return c.wrong(fmt.Errorf("%s: %w", s.Name, err))
+		}
+		m, err := manifestOf(s, to)
+		if err != nil {
+			return c.wrong(err)
+		}
+		intro := fmt.Sprintf("This will bring %s from %s to %s in %s", s.Name, s.Version, to, c)
+		if err := carryOut(cmd, c, m, intro, o); err != nil {
+			return err
+		}
+	}
+	if o.dryRun {
+		return nil
+	}
+	return reportSidecars(cmd, c)
+}
+
+func upgradeRank(s *install.State) int {
+	switch {
+	case s.Name == install.LBName:
+		return 2
+	case strings.HasPrefix(s.Name, install.ControlPlane):
+		return 0
+	}
+	return 1
+}
+
+// manifestOf renders an installation again, with its own settings and another version.
+func manifestOf(s *install.State, version string) (*install.Manifest, error) {
+	if s.Name == install.LBName {
+		l := lbFlags{sets: withTag(s.Sets, version)}
+		lc, err := l.config(version)
+		if err != nil {
+			return nil, err
+		}
+		m, err := install.LoadBalancer(lc)
+		if err != nil {
+			return nil, err
+		}
+		m.Sets = s.Sets
+		return m, nil
+	}
+	again := *s
+	again.Sets = withTag(s.Sets, version)
+	cfg, err := again.Config(version)
+	if err != nil {
+		return nil, err
+	}
+	return cfg.Render()
+}
+
+// withTag returns --set arguments that end with the tag. Without arguments for the tag the version
+// is the default anyway, but a file may have named one.
+func withTag(sets []string, version string) (out []string) {
+	for _, s := range sets {
+		if !strings.HasPrefix(s, "tag=") && !strings.HasPrefix(s, "values.global.tag=") {
+			out = append(out, s)
+		}
+	}
+	return append(out, "tag="+version)
+}
+
+// mayUpgrade refuses to go back, and to leave a minor version out.
+func mayUpgrade(from, to string) error {
+	a, okA := parseVersion(from)
+	b, okB := parseVersion(to)
+	if !okA || !okB {
+		return nil // a build from source: whoever installs it knows
+	}
+	switch {
+	case a[0] > b[0] || a[0] == b[0] && (a[1] > b[1] || a[1] == b[1] && a[2] > b[2]):
+		return fmt.Errorf("version %s is installed, which is newer than %s; use its own carrick, or go back with: carrick upgrade --rollback", from, to)
+	case a[0] == b[0] && b[1] > a[1]+1:
+		return fmt.Errorf("version %s cannot go to %s at once; go by way of %d.%d", from, to, a[0], a[1]+1)
+	case b[0] > a[0]:
+		return fmt.Errorf("version %s cannot go to %s at once: a new major version has notes of its own", from, to)
+	}
+	return nil
+}
+
+// parseVersion reads MAJOR.MINOR.PATCH, with or without a v before and a -SUFFIX behind.
+func parseVersion(s string) (v [3]int, ok bool) {
+	s, _, _ = strings.Cut(strings.TrimPrefix(s, "v"), "-")
+	parts := strings.Split(s, ".")
+	if len(parts) != 3 {
+		return v, false
+	}
+	for i, p := range parts {
+		n, err := strconv.Atoi(p)
+		if err != nil {
+			return v, false
+		}
+		v[i] = n
+	}
+	return v, true
+}
+
+// reportSidecars lists the workloads whose pods still run another image than the injector gives.
+func reportSidecars(cmd *cobra.Command, c *cluster) error {
+	old, err := oldSidecars(cmd.Context(), c)
+	if err != nil {
+		return c.wrong(err)
+	}
+	out := cmd.OutOrStdout()
+	if len(old) == 0 {
+		return nil
+	}
+	fmt.Fprintf(out, "%d pods run the sidecar of another version, which goes on working. Replace them when it suits:\n", len(old))
+	for i, p := range old {
+		if i == 20 {
+			fmt.Fprintf(out, "  and %d more\n", len(old)-i)
+			break
+		}
+		fmt.Fprintf(out, "  %s\n", p)
+	}
+	fmt.Fprintf(out, "  kubectl --context=%s -n NAMESPACE rollout restart deployment\n", c.context)
+	return nil
+}
+
+func oldSidecars(ctx context.Context, c *cluster) (names []string, err error) {
+	d, err := c.Kube.AppsV1().Deployments(install.DefaultNamespace).Get(ctx, "istiod", metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("reading Deployment istiod: %w", err)
+	}
+	tag := imageTag(d.Spec.Template.Spec.Containers[0].Image)
+	pods, err := c.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: "security.istio.io/tlsMode=istio"})
+	if err != nil {
+		return nil, fmt.Errorf("listing pods with sidecars: %w", err)
+	}
+	for _, p := range pods.Items {
+		for _, ct := range append(p.Spec.InitContainers, p.Spec.Containers...) {
+			if ct.Name == "istio-proxy" && imageTag(ct.Image) != tag {
+				names = append(names, fmt.Sprintf("%s/%s (%s)", p.Namespace, p.Name, imageTag(ct.Image)))
+			}
+		}
+	}
+	return names, nil
+}
+
+func imageTag(image string) string {
+	if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
+		return image[i+1:]
+	}
+	return "latest"
+}
