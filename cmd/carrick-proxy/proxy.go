@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ func runProxy(ctx context.Context, e environment, args []string) error {
 	}
 	o.Logger.Info("carrick-proxy", "version", version, "engine", o.Engine, "pod", o.Pod.Name+"."+o.Pod.Namespace,
 		"ip", o.Pod.IPs[0], "control-plane", o.Config.DiscoveryAddress)
+	// The path of a request does not allocate, so a collection is rare and memory what counts.
+	debug.SetGCPercent(50)
 	return agent.Run(ctx, o)
 }
 
