@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/carrick-mesh/carrick/compile"
 	"github.com/carrick-mesh/carrick/kube"
@@ -34,14 +32,10 @@ const (
 
 // Config is what a Control works with.
 type Config struct {
-	Mesh          mesh.Settings // Cluster is the own cluster's ID, SystemNamespace the control plane's namespace
-	API           *rest.Config  // of the own cluster's API server
-	Audience      string        // that proxies' tokens are for; default "istio-ca"
-	MeshConfigMap string        // with the mesh's settings; default "istio"
+	Mesh     mesh.Settings // Cluster is the own cluster's ID, SystemNamespace the control plane's namespace
+	Local    kube.Local    // the own cluster; ID and Namespace are taken from Mesh
+	Audience string        // that proxies' tokens are for; default "istio-ca"
 
-	// ConfigMap and Secret are shown those of the control plane's namespace; see kube.Local.
-	ConfigMap func(name string, data map[string]string)
-	Secret    func(name string, s *corev1.Secret)
 	// Report is given all that is wrong with users' objects whenever that changes, by object. It
 	// is called from the loop and must not wait. Nil reports to nobody.
 	Report func(map[mesh.Key][]mesh.Finding)
@@ -90,10 +84,9 @@ func New(config Config) *Control {
 		findings: map[mesh.Key][]mesh.Finding{},
 	}
 	c.state.Store(&state{snapshot: mesh.New(config.Mesh), at: time.Now()})
-	c.clusters = kube.NewClusters(kube.Local{
-		ID: config.Mesh.Cluster, Config: config.API, Namespace: c.Snapshot().Settings().SystemNamespace,
-		MeshName: config.MeshConfigMap, ConfigMap: config.ConfigMap, Secret: config.Secret,
-	}, kube.Sink{Events: c.feed, Findings: c.complain}, config.Log)
+	local := config.Local
+	local.ID, local.Namespace = config.Mesh.Cluster, c.Snapshot().Settings().SystemNamespace
+	c.clusters = kube.NewClusters(local, kube.Sink{Events: c.feed, Findings: c.complain}, config.Log)
 	c.server = xds.New(xds.Config{Authorize: c.authorize, Answer: c.answer, Log: config.Log})
 	return c
 }

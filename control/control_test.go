@@ -34,6 +34,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
@@ -253,7 +254,7 @@ func (l testLog) Write(b []byte) (int, error) {
 }
 
 func start(t *testing.T, s *kubetest.Server, id string) (*Control, int) {
-	c := New(Config{Mesh: mesh.Settings{Cluster: id}, API: s.Config, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
+	c := New(Config{Mesh: mesh.Settings{Cluster: id}, Local: kube.Local{Config: s.Config}, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
 	run(t, c.Run)
 	return c, serve(t, func(g *grpc.Server) { c.Server().Register(g) }, xds.Options()...)
 }

@@ -152,9 +152,9 @@ func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) err
 	log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
 	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, log)
 	d.control = control.New(control.Config{
-		Mesh: mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
-		API:  config, MeshConfigMap: d.named("istio"),
-		ConfigMap: d.sawConfigMap, Secret: d.sawSecret, Report: d.writer.SetFindings, Log: log,
+		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
+		Local:  kube.Local{Config: config, MeshName: d.named("istio"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
+		Report: d.writer.SetFindings, Log: log,
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
 		return err
