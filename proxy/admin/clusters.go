@@ -197,7 +197,7 @@ func (h *handler) clusterText(w io.Writer, cfg *config.Config, c *config.Cluster
 		p("%s::region::%s", n, l.Region)
 		p("%s::zone::%s", n, l.Zone)
 		p("%s::sub_zone::%s", n, l.Subzone)
-		p("%s::canary::%v", n, x.Endpoint.Canary)
+		p("%s::canary::false", n)
 		p("%s::priority::%d", n, x.Priority)
 		p("%s::success_rate::-1", n)
 		p("%s::local_origin_success_rate::-1", n)

@@ -42,21 +42,14 @@ type Cluster struct {
 	LB                 LBPolicy
 	Choices            uint32  // of LeastRequest; default 2
 	ActiveBias         float64 // of LeastRequest; default 1
-	RingMin, RingMax   uint64  // of RingHash; default 1024, 8 Mi
-	MaglevSize         uint64  // default 65537
-	HashHostname       bool
-	SlowStart          time.Duration // window; 0: none
-	PanicThreshold     float64       // percent; default 50
-	LocalityWeighted   bool          // weigh localities by LocalityEndpoints.Weight
-	FailTrafficOnPanic bool          // answer UH instead of balancing over all hosts
+	PanicThreshold     float64 // percent; default 50
+	LocalityWeighted   bool    // weigh localities by LocalityEndpoints.Weight
+	FailTrafficOnPanic bool    // answer UH instead of balancing over all hosts
 
-	ConnectTimeout        time.Duration // default 5 s
-	BufferLimit           uint32        // default 1 MiB
-	Breakers              [2]Thresholds // by priority: default, high
-	Outlier               *Outlier      // nil: none
-	Health                []*HealthCheck
-	IgnoreHealthOnRemoval bool
-	CloseOnHealthFailure  bool
+	ConnectTimeout time.Duration // default 5 s
+	BufferLimit    uint32        // default 1 MiB
+	Breakers       [2]Thresholds // by priority: default, high
+	Outlier        *Outlier      // nil: none
 
 	// TLS is the transport where no SocketMatch matches; nil: plaintext.
 	TLS           *UpstreamTLS
@@ -78,61 +71,25 @@ type Service struct{ Host, Name, Namespace string }
 // Thresholds are circuit breakers; a request over one is answered 503 UO.
 type Thresholds struct {
 	MaxConnections, MaxPending, MaxRequests, MaxRetries uint32  // default 1024, 1024, 1024, 3
-	MaxPools                                            uint32  // default 4294967295
 	RetryBudget                                         float64 // percent of active requests; 0: MaxRetries holds
 	RetryMinimum                                        uint32
-	TrackRemaining                                      bool
 }
 
 // Outlier is outlier detection.
 type Outlier struct {
-	Consecutive5xx                                                               uint32 // default 5; 0 disables
-	Enforce5xx                                                                   uint32 // percent; default 100
-	ConsecutiveGateway                                                           uint32 // default 5
-	EnforceGateway                                                               uint32 // default 0
-	SplitLocal                                                                   bool
-	ConsecutiveLocal                                                             uint32        // default 5
-	EnforceLocal                                                                 uint32        // default 100
-	Interval                                                                     time.Duration // default 10 s
-	BaseEjection                                                                 time.Duration // default 30 s
-	MaxEjection                                                                  time.Duration // default 300 s
-	Jitter                                                                       time.Duration
-	MaxEjectionPercent                                                           uint32 // default 10
-	AlwaysEjectOne                                                               bool
-	SuccessRateMinHosts, SuccessRateVolume, SuccessRateStdev, EnforceSuccessRate uint32 // 5, 100, 1900 (thousandths), 100
-	FailurePercent, FailurePercentMinHosts, FailurePercentVolume, EnforceFailure uint32 // 85, 5, 50, 0
-}
-
-// HealthCheck is one active health check.
-type HealthCheck struct {
-	Timeout, Interval                            time.Duration
-	Jitter, NoTrafficInterval, UnhealthyInterval time.Duration
-	Unhealthy, Healthy                           uint32           // thresholds
-	HTTP                                         *HTTPHealthCheck // or
-	GRPC                                         *GRPCHealthCheck // or
-	TCP                                          *TCPHealthCheck
-	ReuseConnection                              bool
-}
-
-// HTTPHealthCheck sends a request.
-type HTTPHealthCheck struct {
-	Host, Path string
-	HTTP2      bool
-	Method     string
-	Statuses   []StatusRange // default 200
-	Headers    []HeaderMutation
-}
-
-// StatusRange is a half-open range of statuses.
-type StatusRange struct{ Start, End int }
-
-// GRPCHealthCheck calls grpc.health.v1.
-type GRPCHealthCheck struct{ Service, Authority string }
-
-// TCPHealthCheck connects, and sends and expects bytes if given.
-type TCPHealthCheck struct {
-	Send    []byte
-	Receive [][]byte
+	Consecutive5xx     uint32 // default 5; 0 disables
+	Enforce5xx         uint32 // percent; default 100
+	ConsecutiveGateway uint32 // default 5
+	EnforceGateway     uint32 // default 0
+	SplitLocal         bool
+	ConsecutiveLocal   uint32        // default 5
+	EnforceLocal       uint32        // default 100
+	Interval           time.Duration // default 10 s
+	BaseEjection       time.Duration // default 30 s
+	MaxEjection        time.Duration // default 300 s
+	Jitter             time.Duration
+	MaxEjectionPercent uint32 // default 10
+	AlwaysEjectOne     bool
 }
 
 // SocketMatch is a transport for endpoints with these labels (metadata
@@ -220,7 +177,6 @@ type UpstreamHTTP struct {
 	MaxRequests           uint32 // per connection; 0: no bound
 	MaxHeaders            uint32
 	AutoSNI               bool // SNI from Host
-	AutoSANCheck          bool // and SAN check by it
 	HTTP1                 HTTP1Options
 	HTTP2                 HTTP2Options
 }
@@ -239,12 +195,11 @@ const (
 
 // DNS is how names are resolved.
 type DNS struct {
-	Family     DNSFamily
-	Refresh    time.Duration // default 5 s
-	RespectTTL bool
-	FailBase   time.Duration // refresh after a failure; 0: Refresh
-	FailMax    time.Duration
-	Jitter     time.Duration
+	Family   DNSFamily
+	Refresh  time.Duration // default 5 s
+	FailBase time.Duration // refresh after a failure; 0: Refresh
+	FailMax  time.Duration
+	Jitter   time.Duration
 }
 
 // OriginalDst is how an ORIGINAL_DST cluster finds the address.
@@ -256,11 +211,9 @@ type OriginalDst struct {
 
 // Assignment is the endpoints of a cluster. Immutable.
 type Assignment struct {
-	Name           string
-	Priorities     [][]*LocalityEndpoints // by priority; a priority may be empty
-	Overprovision  uint32                 // percent; default 140
-	Drop           []Fraction
-	WeightedHealth bool
+	Name          string
+	Priorities    [][]*LocalityEndpoints // by priority; a priority may be empty
+	Overprovision uint32                 // percent; default 140
 }
 
 // LocalityEndpoints is the endpoints in one locality at one priority.
@@ -284,18 +237,13 @@ const (
 
 // Endpoint is one address. Immutable.
 type Endpoint struct {
-	Addr           netip.AddrPort   // not valid: Host is a name to resolve, or Pipe is set
-	Host           string           // the address as given
-	More           []netip.AddrPort // additional addresses of the same endpoint
-	Port           uint16
-	Pipe           string
-	Hostname       string // for Host rewrite and health checks
-	Weight         uint32 // default 1
-	Health         Health
-	Labels         []Label // metadata envoy.transport_socket_match
-	Workload       string  // metadata istio.workload: "workload;namespace;service;revision;cluster"
-	Canary         bool
-	HealthPort     uint16 // 0: the same
-	HealthHost     string
-	NoActiveHealth bool
+	Addr     netip.AddrPort // not valid: Host is a name to resolve, or Pipe is set
+	Host     string         // the address as given
+	Port     uint16
+	Pipe     string
+	Hostname string // for Host rewrite and health checks
+	Weight   uint32 // default 1
+	Health   Health
+	Labels   []Label // metadata envoy.transport_socket_match
+	Workload string  // metadata istio.workload: "workload;namespace;service;revision;cluster"
 }

@@ -16,13 +16,11 @@ import (
 
 func compileCluster(m *cluster.Cluster, ns *needs) (*Cluster, error) {
 	c := &Cluster{
-		Name:                  m.Name,
-		StatName:              strings.TrimSuffix(m.AltStatName, ";"),
-		ConnectTimeout:        orDuration(m.ConnectTimeout, 5*time.Second),
-		BufferLimit:           orUint32(m.PerConnectionBufferLimitBytes, 1<<20),
-		IgnoreHealthOnRemoval: m.IgnoreHealthOnHostRemoval,
-		CloseOnHealthFailure:  m.CloseConnectionsOnHostHealthFailure,
-		Keepalive:             compileKeepalive(m.GetUpstreamConnectionOptions().GetTcpKeepalive()),
+		Name:           m.Name,
+		StatName:       strings.TrimSuffix(m.AltStatName, ";"),
+		ConnectTimeout: orDuration(m.ConnectTimeout, 5*time.Second),
+		BufferLimit:    orUint32(m.PerConnectionBufferLimitBytes, 1<<20),
+		Keepalive:      compileKeepalive(m.GetUpstreamConnectionOptions().GetTcpKeepalive()),
 		OriginalDst: OriginalDst{
 			Port:    uint16(orUint32(m.GetOriginalDstLbConfig().GetUpstreamPortOverride(), 0)),
 			Cleanup: orDuration(m.CleanupInterval, 5*time.Second),
@@ -38,7 +36,7 @@ func compileCluster(m *cluster.Cluster, ns *needs) (*Cluster, error) {
 		}
 	}
 	steps := []func(*cluster.Cluster, *needs) error{
-		c.compileDiscovery, c.compileLB, c.compileBreakers, c.compileOutlier, c.compileHealth,
+		c.compileDiscovery, c.compileLB, c.compileBreakers, c.compileOutlier,
 		c.compileTransport, c.compileBind, c.compileHTTP, c.compileDNS, c.compileFilters,
 	}
 	for _, step := range steps {
@@ -98,11 +96,9 @@ func (c *Cluster) compileDiscovery(m *cluster.Cluster, ns *needs) error {
 
 func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 	c.Choices, c.ActiveBias = 2, 1
-	c.RingMin, c.RingMax, c.MaglevSize = 1024, 8<<20, 65537
 	switch m.LbPolicy {
 	case cluster.Cluster_ROUND_ROBIN:
 		c.LB = RoundRobin
-		c.SlowStart = orDuration(m.GetRoundRobinLbConfig().GetSlowStartConfig().GetSlowStartWindow(), 0)
 	case cluster.Cluster_LEAST_REQUEST:
 		c.LB = LeastRequest
 		l := m.GetLeastRequestLbConfig()
@@ -110,22 +106,12 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 		if b := l.GetActiveRequestBias(); b != nil {
 			c.ActiveBias = b.DefaultValue
 		}
-		c.SlowStart = orDuration(l.GetSlowStartConfig().GetSlowStartWindow(), 0)
 	case cluster.Cluster_RANDOM:
 		c.LB = Random
 	case cluster.Cluster_RING_HASH:
 		c.LB = RingHash
-		r := m.GetRingHashLbConfig()
-		c.RingMin, c.RingMax = orUint64(r.GetMinimumRingSize(), 1024), orUint64(r.GetMaximumRingSize(), 8<<20)
-		if c.RingMax > 8<<20 || c.RingMin > c.RingMax {
-			return in("ring_hash_lb_config", fmt.Errorf("sizes %d to %d are out of order or above 8388608", c.RingMin, c.RingMax))
-		}
 	case cluster.Cluster_MAGLEV:
 		c.LB = Maglev
-		c.MaglevSize = orUint64(m.GetMaglevLbConfig().GetTableSize(), 65537)
-		if c.MaglevSize > 5000011 || c.MaglevSize < 2 {
-			return in("maglev_lb_config.table_size", fmt.Errorf("%d is not between 2 and 5000011", c.MaglevSize))
-		}
 	case cluster.Cluster_CLUSTER_PROVIDED:
 		c.LB = ClusterProvided
 	default:
@@ -144,13 +130,12 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 	}
 	c.LocalityWeighted = l.GetLocalityWeightedLbConfig() != nil
 	c.FailTrafficOnPanic = l.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
-	c.HashHostname = l.GetConsistentHashingLbConfig().GetUseHostnameForHashing()
 	return nil
 }
 
 func (c *Cluster) compileBreakers(m *cluster.Cluster, _ *needs) error {
 	for i := range c.Breakers {
-		c.Breakers[i] = Thresholds{MaxConnections: 1024, MaxPending: 1024, MaxRequests: 1024, MaxRetries: 3, MaxPools: 1<<32 - 1}
+		c.Breakers[i] = Thresholds{MaxConnections: 1024, MaxPending: 1024, MaxRequests: 1024, MaxRetries: 3}
 	}
 	for i, t := range m.GetCircuitBreakers().GetThresholds() {
 		if t.Priority > core.RoutingPriority_HIGH || t.Priority < 0 {
@@ -161,8 +146,6 @@ func (c *Cluster) compileBreakers(m *cluster.Cluster, _ *needs) error {
 		x.MaxPending = orUint32(t.MaxPendingRequests, x.MaxPending)
 		x.MaxRequests = orUint32(t.MaxRequests, x.MaxRequests)
 		x.MaxRetries = orUint32(t.MaxRetries, x.MaxRetries)
-		x.MaxPools = orUint32(t.MaxConnectionPools, x.MaxPools)
-		x.TrackRemaining = t.TrackRemaining
 		if b := t.RetryBudget; b != nil {
 			x.RetryBudget, x.RetryMinimum = 20, orUint32(b.MinRetryConcurrency, 3)
 			if b.BudgetPercent != nil {
@@ -186,10 +169,6 @@ func (c *Cluster) compileOutlier(m *cluster.Cluster, _ *needs) error {
 		Interval:     orDuration(o.Interval, 10*time.Second), BaseEjection: orDuration(o.BaseEjectionTime, 30*time.Second),
 		Jitter:             orDuration(o.MaxEjectionTimeJitter, 0),
 		MaxEjectionPercent: min(orUint32(o.MaxEjectionPercent, 10), 100), AlwaysEjectOne: o.AlwaysEjectOneHost.GetValue(),
-		SuccessRateMinHosts: orUint32(o.SuccessRateMinimumHosts, 5), SuccessRateVolume: orUint32(o.SuccessRateRequestVolume, 100),
-		SuccessRateStdev: orUint32(o.SuccessRateStdevFactor, 1900), EnforceSuccessRate: orUint32(o.EnforcingSuccessRate, 100),
-		FailurePercent: orUint32(o.FailurePercentageThreshold, 85), EnforceFailure: orUint32(o.EnforcingFailurePercentage, 0),
-		FailurePercentMinHosts: orUint32(o.FailurePercentageMinimumHosts, 5), FailurePercentVolume: orUint32(o.FailurePercentageRequestVolume, 50),
 	}
 	c.Outlier.MaxEjection = orDuration(o.MaxEjectionTime, max(300*time.Second, c.Outlier.BaseEjection))
 	return nil
@@ -228,7 +207,7 @@ func (c *Cluster) compileBind(m *cluster.Cluster, _ *needs) error {
 }
 
 func (c *Cluster) compileDNS(m *cluster.Cluster, _ *needs) error {
-	c.DNS = DNS{Refresh: orDuration(m.DnsRefreshRate, 5*time.Second), RespectTTL: m.RespectDnsTtl, Jitter: orDuration(m.DnsJitter, 0)}
+	c.DNS = DNS{Refresh: orDuration(m.DnsRefreshRate, 5*time.Second), Jitter: orDuration(m.DnsJitter, 0)}
 	if r := m.DnsFailureRefreshRate; r != nil {
 		c.DNS.FailBase = orDuration(r.BaseInterval, 0)
 		c.DNS.FailMax = orDuration(r.MaxInterval, 10*c.DNS.FailBase)
@@ -278,6 +257,7 @@ func (c *Cluster) compileHTTP(m *cluster.Cluster, _ *needs) error {
 	if err := c.HTTP.compile(o); err != nil {
 		return inKey("typed_extension_protocol_options", httpOptions, err)
 	}
+	c.autoSAN(o.UpstreamHttpProtocolOptions)
 	return nil
 }
 
@@ -285,6 +265,7 @@ func (c *Cluster) compileHTTP(m *cluster.Cluster, _ *needs) error {
 func (c *Cluster) compileOldHTTP(m *cluster.Cluster) error {
 	h := &c.HTTP
 	h.compileCommon(m.CommonHttpProtocolOptions, m.UpstreamHttpProtocolOptions)
+	c.autoSAN(m.UpstreamHttpProtocolOptions)
 	h.MaxRequests = orUint32(m.MaxRequestsPerConnection, h.MaxRequests)
 	var err error
 	if h.HTTP1, err = compileHTTP1(m.HttpProtocolOptions); err != nil {
@@ -300,13 +281,28 @@ func (c *Cluster) compileOldHTTP(m *cluster.Cluster) error {
 	return nil
 }
 
+// autoSAN makes the cluster's TLS contexts, which are compiled before, check peers by the SNI.
+func (c *Cluster) autoSAN(u *core.UpstreamHttpProtocolOptions) {
+	if !u.GetAutoSanValidation() {
+		return
+	}
+	if c.TLS != nil {
+		c.TLS.AutoSAN = true
+	}
+	for _, m := range c.SocketMatches {
+		if m.TLS != nil {
+			m.TLS.AutoSAN = true
+		}
+	}
+}
+
 func (h *UpstreamHTTP) compileCommon(m *core.HttpProtocolOptions, u *core.UpstreamHttpProtocolOptions) {
 	h.IdleTimeout = orDuration(m.GetIdleTimeout(), time.Hour)
 	h.MaxConnectionDuration = orDuration(m.GetMaxConnectionDuration(), 0)
 	h.MaxStreamDuration = orDuration(m.GetMaxStreamDuration(), 0)
 	h.MaxRequests = orUint32(m.GetMaxRequestsPerConnection(), 0)
 	h.MaxHeaders = orUint32(m.GetMaxHeadersCount(), 100)
-	h.AutoSNI, h.AutoSANCheck = u.GetAutoSni(), u.GetAutoSanValidation()
+	h.AutoSNI = u.GetAutoSni()
 }
 
 func (h *UpstreamHTTP) compile(m *upstreamhttp.HttpProtocolOptions) error {

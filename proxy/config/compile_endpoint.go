@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -18,16 +17,8 @@ const maxPriority = 128
 
 func compileAssignment(m *endpoint.ClusterLoadAssignment) (*Assignment, error) {
 	a := &Assignment{
-		Name:           m.ClusterName,
-		Overprovision:  orUint32(m.GetPolicy().GetOverprovisioningFactor(), 140),
-		WeightedHealth: m.GetPolicy().GetWeightedPriorityHealth(),
-	}
-	for i, d := range m.GetPolicy().GetDropOverloads() {
-		f, err := compileFraction(d.DropPercentage)
-		if err != nil {
-			return nil, in("policy", inIndex("drop_overloads", i, in("drop_percentage", err)))
-		}
-		a.Drop = append(a.Drop, f)
+		Name:          m.ClusterName,
+		Overprovision: orUint32(m.GetPolicy().GetOverprovisioningFactor(), 140),
 	}
 	for i, g := range m.Endpoints {
 		if g.Priority > maxPriority {
@@ -75,19 +66,6 @@ func compileEndpoint(m *endpoint.LbEndpoint) (*Endpoint, error) {
 	default:
 		return nil, in("endpoint.address", errors.New("is missing"))
 	}
-	for i, a := range p.GetAdditionalAddresses() {
-		ap, err := ipPort(a.GetAddress().GetSocketAddress())
-		if err != nil {
-			return nil, in("endpoint", inIndex("additional_addresses", i, in("address", err)))
-		}
-		e.More = append(e.More, ap)
-	}
-	if h := p.GetHealthCheckConfig(); h != nil {
-		if h.PortValue > 65535 {
-			return nil, in("endpoint.health_check_config.port_value", fmt.Errorf("%d is no port", h.PortValue))
-		}
-		e.HealthPort, e.HealthHost, e.NoActiveHealth = uint16(h.PortValue), h.Hostname, h.DisableActiveHealthCheck
-	}
 	switch m.HealthStatus {
 	case core.HealthStatus_HEALTHY:
 		e.Health = Healthy
@@ -101,7 +79,6 @@ func compileEndpoint(m *endpoint.LbEndpoint) (*Endpoint, error) {
 	md := m.GetMetadata().GetFilterMetadata()
 	e.Labels = labels(md["envoy.transport_socket_match"])
 	e.Workload = md["istio"].GetFields()["workload"].GetStringValue()
-	e.Canary = md["envoy.lb"].GetFields()["canary"].GetBoolValue()
 	return e, nil
 }
 
@@ -124,63 +101,4 @@ func scalar(v *structpb.Value) string {
 	default:
 		return fmt.Sprint(v.AsInterface())
 	}
-}
-
-func (c *Cluster) compileHealth(m *cluster.Cluster, _ *needs) error {
-	for i, h := range m.HealthChecks {
-		x, err := compileHealthCheck(h)
-		if err != nil {
-			return inIndex("health_checks", i, err)
-		}
-		c.Health = append(c.Health, x)
-	}
-	return nil
-}
-
-func compileHealthCheck(m *core.HealthCheck) (*HealthCheck, error) {
-	h := &HealthCheck{
-		Timeout: orDuration(m.Timeout, 0), Interval: orDuration(m.Interval, 0), Jitter: orDuration(m.IntervalJitter, 0),
-		NoTrafficInterval: orDuration(m.NoTrafficInterval, 0), UnhealthyInterval: orDuration(m.UnhealthyInterval, 0),
-		Unhealthy: orUint32(m.UnhealthyThreshold, 1), Healthy: orUint32(m.HealthyThreshold, 1),
-		ReuseConnection: orBool(m.ReuseConnection, true),
-	}
-	if h.Timeout == 0 || h.Interval == 0 {
-		return nil, errors.New("needs a timeout and an interval above 0")
-	}
-	switch c := m.HealthChecker.(type) {
-	case *core.HealthCheck_HttpHealthCheck_:
-		x := c.HttpHealthCheck
-		h.HTTP = &HTTPHealthCheck{Host: x.Host, Path: x.Path, Method: "GET"}
-		if x.Method != core.RequestMethod_METHOD_UNSPECIFIED {
-			h.HTTP.Method = x.Method.String()
-		}
-		h.HTTP.HTTP2 = x.CodecClientType.String() == "HTTP2"
-		for _, r := range x.ExpectedStatuses {
-			h.HTTP.Statuses = append(h.HTTP.Statuses, StatusRange{int(r.Start), int(r.End)})
-		}
-		if h.HTTP.Statuses == nil {
-			h.HTTP.Statuses = []StatusRange{{200, 201}}
-		}
-		var err error
-		h.HTTP.Headers, err = compileHeaderMutations("request_headers_to_add", x.RequestHeadersToAdd, "request_headers_to_remove", x.RequestHeadersToRemove)
-		return h, in("http_health_check", err)
-	case *core.HealthCheck_GrpcHealthCheck_:
-		h.GRPC = &GRPCHealthCheck{c.GrpcHealthCheck.GetServiceName(), c.GrpcHealthCheck.GetAuthority()}
-	case *core.HealthCheck_TcpHealthCheck_:
-		h.TCP = &TCPHealthCheck{}
-		var err error
-		if h.TCP.Send, err = payload(c.TcpHealthCheck.GetSend()); err != nil {
-			return nil, in("tcp_health_check.send", err)
-		}
-		for i, p := range c.TcpHealthCheck.GetReceive() {
-			b, err := payload(p)
-			if err != nil {
-				return nil, in("tcp_health_check", inIndex("receive", i, err))
-			}
-			h.TCP.Receive = append(h.TCP.Receive, b)
-		}
-	default:
-		return nil, errors.New("has no kind")
-	}
-	return h, nil
 }

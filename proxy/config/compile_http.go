@@ -12,7 +12,6 @@ import (
 	grpcstats "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	preservecase "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -28,12 +27,9 @@ func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager
 		RequestHeadersTimeout: orDuration(m.RequestHeadersTimeout, 0),
 		MaxConnectionDuration: orDuration(common.GetMaxConnectionDuration(), 0),
 		MaxStreamDuration:     orDuration(common.GetMaxStreamDuration(), 0),
-		DrainTimeout:          orDuration(m.DrainTimeout, 5*time.Second),
-		DelayedCloseTimeout:   orDuration(m.DelayedCloseTimeout, time.Second),
 		MaxRequests:           orUint32(common.GetMaxRequestsPerConnection(), 0),
 		MaxHeaderBytes:        orUint32(m.MaxRequestHeadersKb, 60) << 10,
 		MaxHeaders:            orUint32(common.GetMaxHeadersCount(), 100),
-		Underscores:           Underscores(common.GetHeadersWithUnderscoresAction()),
 
 		ServerName:   m.ServerName,
 		ServerHeader: ServerHeader(m.ServerHeaderTransformation),
@@ -53,10 +49,6 @@ func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager
 		MergeSlashes:     m.MergeSlashes,
 		StripHostDot:     m.StripTrailingHostDot,
 		Proxy100Continue: m.Proxy_100Continue,
-		KeepErrorStreams: m.StreamErrorOnInvalidHttpMessage.GetValue(),
-
-		LogOnNew:    m.FlushAccessLogOnNewRequest || m.GetAccessLogOptions().GetFlushAccessLogOnNewRequest(),
-		LogInterval: orDuration(m.GetAccessLogOptions().GetAccessLogFlushInterval(), orDuration(m.AccessLogFlushInterval, 0)),
 	}
 	if h.ServerName == "" {
 		h.ServerName = "envoy"
@@ -171,17 +163,7 @@ func compileHTTP1(m *core.Http1ProtocolOptions) (HTTP1Options, error) {
 		Accept10:           m.GetAcceptHttp_10(),
 		DefaultHost:        m.GetDefaultHostForHttp_10(),
 		Trailers:           m.GetEnableTrailers(),
-		AllowAbsolute:      orBool(m.GetAllowAbsoluteUrl(), true),
 		AllowChunkedLength: m.GetAllowChunkedLength(),
-	}
-	switch f := m.GetHeaderKeyFormat().GetHeaderFormat().(type) {
-	case *core.Http1ProtocolOptions_HeaderKeyFormat_ProperCaseWords_:
-		o.HeaderCase = ProperCase
-	case *core.Http1ProtocolOptions_HeaderKeyFormat_StatefulFormatter:
-		if _, err := unpackAs[*preservecase.PreserveCaseFormatterConfig](f.StatefulFormatter.GetTypedConfig()); err != nil {
-			return o, in("header_key_format.stateful_formatter.typed_config", err)
-		}
-		o.HeaderCase = PreserveCase
 	}
 	return o, nil
 }
@@ -196,7 +178,6 @@ func compileHTTP2(m *core.Http2ProtocolOptions, streams uint32) HTTP2Options {
 		AllowConnect:     m.GetAllowConnect(),
 		PingInterval:     orDuration(m.GetConnectionKeepalive().GetInterval(), 0),
 		PingTimeout:      orDuration(m.GetConnectionKeepalive().GetTimeout(), 0),
-		KeepErrorStreams: orBool(m.GetOverrideStreamErrorOnInvalidHttpMessage(), m.GetStreamErrorOnInvalidHttpMessaging()),
 	}
 }
 
@@ -235,11 +216,7 @@ func compileFilter(a *anypb.Any) (FilterConfig, error) {
 	}
 	switch m := m.(type) {
 	case *router.Router:
-		logs, err := compileLogs("upstream_log", m.UpstreamLog)
-		return &RouterFilter{
-			SuppressEnvoyHeaders: m.SuppressEnvoyHeaders, StartChildSpan: m.StartChildSpan,
-			StrictHeaders: m.StrictCheckHeaders, UpstreamLogs: logs,
-		}, err
+		return &RouterFilter{SuppressEnvoyHeaders: m.SuppressEnvoyHeaders}, nil
 	case *cors.Cors:
 		return &CORSFilter{}, nil
 	case *grpcstats.FilterConfig:
@@ -253,7 +230,6 @@ func compileFilter(a *anypb.Any) (FilterConfig, error) {
 func compileFault(m *fault.HTTPFault) (*FaultFilter, error) {
 	f := &FaultFilter{
 		Upstream:  m.UpstreamCluster,
-		Nodes:     m.DownstreamNodes,
 		MaxActive: orUint32(m.MaxActiveFaults, 0),
 	}
 	var err error

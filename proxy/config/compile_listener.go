@@ -12,7 +12,6 @@ import (
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	httpinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
-	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	snicluster "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
@@ -35,7 +34,6 @@ func compileListener(m *listener.Listener, ns *needs) (*Listener, error) {
 		Bind:              orBool(m.BindToPort, orBool(m.GetDeprecatedV1().GetBindToPort(), true)),
 		Transparent:       m.Transparent.GetValue(),
 		Freebind:          m.Freebind.GetValue(),
-		ExactBalance:      m.GetConnectionBalanceConfig().GetExactBalance() != nil,
 		Backlog:           int(orUint32(m.TcpBacklogSize, 0)),
 		BufferLimit:       orUint32(m.PerConnectionBufferLimitBytes, 1<<20),
 		MaxAccepts:        int(orUint32(m.MaxConnectionsToAcceptPerSocketEvent, 0)),
@@ -101,7 +99,7 @@ func (l *Listener) compileAddresses(m *listener.Listener) error {
 		if err != nil {
 			return in("address", in("socket_address", err))
 		}
-		l.Addresses, l.V4Compat = []netip.AddrPort{ap}, a.SocketAddress.Ipv4Compat
+		l.Addresses = []netip.AddrPort{ap}
 	case *core.Address_Pipe:
 		l.Pipe = a.Pipe.GetPath()
 	default:
@@ -136,7 +134,7 @@ func (l *Listener) compileFilter(f *listener.ListenerFilter) error {
 			return in("filter_disabled", err)
 		}
 	}
-	switch m := m.(type) {
+	switch m.(type) {
 	case *originaldst.OriginalDst:
 		if f.FilterDisabled != nil {
 			return in("filter_disabled", errNotSupported)
@@ -146,8 +144,6 @@ func (l *Listener) compileFilter(f *listener.ListenerFilter) error {
 		l.TLSInspector = &Inspector{Disabled: set}
 	case *httpinspector.HttpInspector:
 		l.HTTPInspector = &Inspector{Disabled: set}
-	case *proxyprotocol.ProxyProtocol:
-		l.ProxyProtocol = &Inspector{Disabled: set, Optional: m.AllowRequestsWithoutProxyProtocol}
 	default:
 		return in("typed_config", notSupported(f.GetTypedConfig().GetTypeUrl()))
 	}
@@ -273,8 +269,6 @@ func compileTCP(m *tcpproxy.TcpProxy) (*TCPProxy, error) {
 		IdleTimeout:  orDuration(m.IdleTimeout, time.Hour),
 		MaxDuration:  orDuration(m.MaxDownstreamConnectionDuration, 0),
 		ConnectTries: max(orUint32(m.MaxConnectAttempts, 1), 1),
-		LogOnConnect: m.FlushAccessLogOnConnected || m.GetAccessLogOptions().GetFlushAccessLogOnConnected(),
-		LogInterval:  orDuration(m.GetAccessLogOptions().GetAccessLogFlushInterval(), orDuration(m.AccessLogFlushInterval, 0)),
 		Hash:         len(m.HashPolicy) > 0,
 	}
 	switch s := m.ClusterSpecifier.(type) {

@@ -156,7 +156,6 @@ type corsPolicy interface {
 	GetExposeHeaders() string
 	GetMaxAge() string
 	GetFilterEnabled() *core.RuntimeFractionalPercent
-	GetShadowEnabled() *core.RuntimeFractionalPercent
 }
 
 func compileCORSPolicy(m corsPolicy) (*CORSPolicy, error) {
@@ -169,11 +168,8 @@ func compileCORSPolicy(m corsPolicy) (*CORSPolicy, error) {
 		c.Origins = append(c.Origins, s)
 	}
 	var err error
-	if c.Enabled, err = runtimeFraction(m.GetFilterEnabled()); err != nil {
-		return nil, in("filter_enabled", err)
-	}
-	c.Shadow, err = runtimeFraction(m.GetShadowEnabled())
-	return c, in("shadow_enabled", err)
+	c.Enabled, err = runtimeFraction(m.GetFilterEnabled())
+	return c, in("filter_enabled", err)
 }
 
 func compileCORS(m *cors.CorsPolicy) (*CORSPolicy, error) {
@@ -376,15 +372,6 @@ func compileAction(m *route.RouteAction, s scope) (*RouteAction, error) {
 			return nil, inIndex("upgrade_configs", i, err)
 		}
 	}
-	if p := m.InternalRedirectPolicy; p != nil {
-		a.InternalRedirect = &InternalRedirect{Max: orUint32(p.MaxInternalRedirects, 1), CrossScheme: p.AllowCrossSchemeRedirect}
-		for _, c := range p.RedirectResponseCodes {
-			a.InternalRedirect.Status = append(a.InternalRedirect.Status, int(c))
-		}
-		if len(a.InternalRedirect.Status) == 0 {
-			a.InternalRedirect.Status = []int{302}
-		}
-	}
 	a.CORS, err = compileOldCORS(m.Cors)
 	return a, err
 }
@@ -449,7 +436,6 @@ func compileRetry(m *route.RetryPolicy) (*RetryPolicy, error) {
 	p := &RetryPolicy{
 		Num:           orUint32(m.NumRetries, 1),
 		PerTryTimeout: orDuration(m.PerTryTimeout, 0),
-		PerTryIdle:    orDuration(m.PerTryIdleTimeout, 0),
 		HostAttempts:  int(min(max(m.HostSelectionRetryMaxAttempts, 1), 1000)),
 		BackoffBase:   orDuration(m.GetRetryBackOff().GetBaseInterval(), 25*time.Millisecond),
 	}

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"bytes"
 	ctls "crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,21 +14,6 @@ import (
 
 	"github.com/carrick-mesh/carrick/resource"
 )
-
-// payload returns the bytes of a health check's payload; its text form is hexadecimal.
-func payload(p *core.HealthCheck_Payload) ([]byte, error) {
-	switch x := p.GetPayload().(type) {
-	case *core.HealthCheck_Payload_Text:
-		b, err := hex.DecodeString(x.Text)
-		if err != nil {
-			return nil, in("text", errors.New("is not hexadecimal"))
-		}
-		return b, nil
-	case *core.HealthCheck_Payload_Binary:
-		return bytes.Clone(x.Binary), nil
-	}
-	return nil, nil
-}
 
 func (c *Cluster) compileTransport(m *cluster.Cluster, ns *needs) error {
 	var err error
@@ -60,7 +43,7 @@ func compileUpstreamSocket(s *core.TransportSocket, ns *needs) (*UpstreamTLS, er
 	case *raw_bufferv3.RawBuffer:
 		return nil, nil
 	case *tls.UpstreamTlsContext:
-		t := &UpstreamTLS{SNI: m.Sni, AutoHostSNI: m.AutoHostSni, AutoSAN: m.AutoSniSanValidation, MaxSessions: orUint32(m.MaxSessionKeys, 1)}
+		t := &UpstreamTLS{SNI: m.Sni, AutoHostSNI: m.AutoHostSni, AutoSAN: m.AutoSniSanValidation}
 		err := t.compile(m.CommonTlsContext, ns)
 		return t, in("typed_config", in("common_tls_context", err))
 	}
@@ -180,11 +163,10 @@ func (d Data) empty() bool { return d.File == "" && len(d.Inline) == 0 }
 
 func compileValidation(m *tls.CertificateValidationContext) (*Validation, error) {
 	v := &Validation{
-		CA: compileData(m.GetTrustedCa()), CRL: compileData(m.GetCrl()),
+		CA:   compileData(m.GetTrustedCa()),
 		SPKI: m.GetVerifyCertificateSpki(), AllowExpired: m.GetAllowExpiredCertificate(),
 		SystemRoots:     m.GetSystemRootCerts() != nil,
 		AcceptUntrusted: m.GetTrustChainVerification() == tls.CertificateValidationContext_ACCEPT_UNTRUSTED,
-		MaxDepth:        orUint32(m.GetMaxVerifyDepth(), 0),
 	}
 	for _, h := range m.GetVerifyCertificateHash() {
 		v.Hash = append(v.Hash, strings.ToLower(strings.ReplaceAll(h, ":", "")))
@@ -229,9 +211,6 @@ func compileSecret(m *tls.Secret) (*Secret, error) {
 			return nil, in("validation_context", err)
 		}
 		s.Validation = v
-	case *tls.Secret_GenericSecret:
-		d := compileData(x.GenericSecret.GetSecret())
-		s.Generic = &d
 	default:
 		return nil, errors.New("is empty")
 	}

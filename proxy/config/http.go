@@ -45,26 +45,14 @@ const (
 	SlashesUnescapeForward
 )
 
-// Underscores says what becomes of headers with underscores in their names.
-type Underscores uint8
-
-// Treatments of underscores.
-const (
-	UnderscoresAllow Underscores = iota
-	UnderscoresReject
-	UnderscoresDrop
-)
-
 // HTTPConnectionManager handles the requests of a connection. Immutable.
 type HTTPConnectionManager struct {
-	StatPrefix  string
-	Codec       Codec
-	RDS         string       // the name of the route table, or
-	Routes      *RouteTable  // the route table itself
-	Filters     []HTTPFilter // in order; the last is the router
-	AccessLogs  []*AccessLog
-	LogOnNew    bool          // also log when a request begins
-	LogInterval time.Duration // also log so often while it lasts; 0: never
+	StatPrefix string
+	Codec      Codec
+	RDS        string       // the name of the route table, or
+	Routes     *RouteTable  // the route table itself
+	Filters    []HTTPFilter // in order; the last is the router
+	AccessLogs []*AccessLog
 
 	IdleTimeout           time.Duration // of the connection without requests; default 1 h; 0: none
 	StreamIdleTimeout     time.Duration // default 5 min; 0: none
@@ -72,12 +60,9 @@ type HTTPConnectionManager struct {
 	RequestHeadersTimeout time.Duration // 0: none
 	MaxConnectionDuration time.Duration // 0: none
 	MaxStreamDuration     time.Duration // 0: none
-	DrainTimeout          time.Duration // default 5 s
-	DelayedCloseTimeout   time.Duration // default 1 s
 	MaxRequests           uint32        // per connection; 0: no bound
 	MaxHeaderBytes        uint32        // default 60 KiB
 	MaxHeaders            uint32        // default 100
-	Underscores           Underscores
 
 	ServerName   string // default "envoy"
 	ServerHeader ServerHeader
@@ -100,7 +85,6 @@ type HTTPConnectionManager struct {
 	StripHostPort    HostPort
 	StripHostDot     bool
 	Proxy100Continue bool
-	KeepErrorStreams bool            // stream_error_on_invalid_http_message: a bad request does not end the connection
 	Upgrades         map[string]bool // by lower-case name, e.g. "websocket"
 
 	HTTP1   HTTP1Options
@@ -126,20 +110,8 @@ type HTTP1Options struct {
 	Accept10           bool
 	DefaultHost        string // for HTTP/1.0 requests without Host
 	Trailers           bool
-	HeaderCase         HeaderCase
-	AllowAbsolute      bool // default true
 	AllowChunkedLength bool // Content-Length beside chunked: drop it instead of refusing
 }
-
-// HeaderCase says how header names are written.
-type HeaderCase uint8
-
-// Header cases.
-const (
-	LowerCase HeaderCase = iota
-	ProperCase
-	PreserveCase
-)
 
 // HTTP2Options are of either side of HTTP/2.
 type HTTP2Options struct {
@@ -150,7 +122,6 @@ type HTTP2Options struct {
 	AllowConnect     bool
 	PingInterval     time.Duration // 0: no keepalive
 	PingTimeout      time.Duration
-	KeepErrorStreams bool
 }
 
 // Tracing is which requests are traced; spans go nowhere yet, but the decision is propagated.
@@ -172,9 +143,6 @@ type FilterConfig interface{ httpFilter() }
 // RouterFilter sends the request upstream.
 type RouterFilter struct {
 	SuppressEnvoyHeaders bool
-	StartChildSpan       bool
-	StrictHeaders        []string
-	UpstreamLogs         []*AccessLog
 }
 
 // CORSFilter applies the CORSPolicy of the route.
@@ -191,7 +159,6 @@ type CORSPolicy struct {
 	PrivateNetwork   bool
 	ForwardUnmatched bool      // forward preflights of other origins
 	Enabled          *Fraction // nil: always
-	Shadow           *Fraction
 }
 
 // FaultFilter delays or aborts requests; also a route's own configuration of it.
@@ -205,8 +172,7 @@ type FaultFilter struct {
 	AbortHeader  bool            // x-envoy-fault-abort-request
 	Headers      []HeaderMatcher // only for these requests
 	Upstream     string          // only for this cluster
-	Nodes        []string
-	MaxActive    uint32 // 0: no bound
+	MaxActive    uint32          // 0: no bound
 }
 
 // GRPCStatsFilter counts gRPC messages.

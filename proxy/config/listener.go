@@ -21,7 +21,6 @@ type Listener struct {
 	StatName  string           // stat_prefix, else the main address as Envoy spells it: "0.0.0.0_5000"
 	Addresses []netip.AddrPort // the first is the main one
 	Pipe      string           // a unix socket path instead
-	V4Compat  bool             // an IPv6 wildcard address takes IPv4 connections, too
 	Bind      bool             // false: reached only through a listener with UseOriginalDst
 	// UseOriginalDst hands a connection to the listener that matches its original destination
 	// (its address, then its port on the wildcard address), if there is one.
@@ -29,8 +28,6 @@ type Listener struct {
 	Direction      Direction
 	Transparent    bool
 	Freebind       bool
-	ReusePort      bool
-	ExactBalance   bool // spread connections evenly over loops
 	Backlog        int
 	BufferLimit    uint32 // soft limit of buffers per connection; default 1 MiB
 	// MaxAccepts bounds the connections accepted per readiness event; 0: no bound.
@@ -41,7 +38,6 @@ type Listener struct {
 	OriginalDst   bool
 	TLSInspector  *Inspector
 	HTTPInspector *Inspector
-	ProxyProtocol *Inspector
 	// FilterTimeout is how long inspectors may wait for bytes; 0: for ever; default 15 s.
 	FilterTimeout     time.Duration
 	ContinueOnTimeout bool // go on with what is known instead of closing
@@ -60,7 +56,6 @@ type Listener struct {
 // of Disabled.
 type Inspector struct {
 	Disabled PortSet
-	Optional bool // ProxyProtocol: connections without the header are taken, too
 }
 
 // PortSet is a set of ports: sorted ranges that do not touch. The nil set is empty.
@@ -110,8 +105,6 @@ type TCPProxy struct {
 	Clusters     []WeightedCluster // at least one
 	TotalWeight  uint32
 	AccessLogs   []*AccessLog
-	LogOnConnect bool
-	LogInterval  time.Duration // 0: only at the end
 	IdleTimeout  time.Duration // default 1 h; 0: none
 	MaxDuration  time.Duration // 0: none
 	ConnectTries uint32        // default 1

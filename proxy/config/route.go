@@ -121,20 +121,12 @@ type RouteAction struct {
 	GRPCTimeoutMax    time.Duration
 	GRPCTimeoutOffset time.Duration
 
-	Retry            *RetryPolicy // nil: none
-	Mirrors          []Mirror
-	Hash             []HashPolicy
-	Priority         uint8           // index into Cluster.Breakers
-	Upgrades         map[string]bool // by lower-case name; over the connection manager's
-	InternalRedirect *InternalRedirect
-	CORS             *CORSPolicy // of the deprecated field; Route.Filters comes first
-}
-
-// InternalRedirect follows redirects of the upstream itself.
-type InternalRedirect struct {
-	Max         uint32
-	Status      []int
-	CrossScheme bool
+	Retry    *RetryPolicy // nil: none
+	Mirrors  []Mirror
+	Hash     []HashPolicy
+	Priority uint8           // index into Cluster.Breakers
+	Upgrades map[string]bool // by lower-case name; over the connection manager's
+	CORS     *CORSPolicy     // of the deprecated field; Route.Filters comes first
 }
 
 // Pick chooses one of the clusters by weight with a random number; nil if ClusterHeader is set.
@@ -200,20 +192,17 @@ const (
 
 // RetryPolicy says when and how a request is tried again.
 type RetryPolicy struct {
-	On                 RetryOn
-	Num                uint32        // default 1
-	PerTryTimeout      time.Duration // 0: the route's
-	PerTryIdle         time.Duration
-	StatusCodes        []int           // for RetryRetriableStatusCodes
-	Headers            []HeaderMatcher // for RetryRetriableHeaders
-	RequestHeaders     []HeaderMatcher // retry only these requests, if not empty
-	PreviousHosts      bool            // avoid hosts already tried
-	OmitCanary         bool
-	PreviousPriorities int           // >0: avoid the priorities of so many attempts
-	HostAttempts       int           // host_selection_retry_max_attempts; default 1
-	BackoffBase        time.Duration // default 25 ms
-	BackoffMax         time.Duration // default 10 times base
-	RateLimited        *RateLimitedBackoff
+	On             RetryOn
+	Num            uint32          // default 1
+	PerTryTimeout  time.Duration   // 0: the route's
+	StatusCodes    []int           // for RetryRetriableStatusCodes
+	Headers        []HeaderMatcher // for RetryRetriableHeaders
+	RequestHeaders []HeaderMatcher // retry only these requests, if not empty
+	PreviousHosts  bool            // avoid hosts already tried
+	HostAttempts   int             // host_selection_retry_max_attempts; default 1
+	BackoffBase    time.Duration   // default 25 ms
+	BackoffMax     time.Duration   // default 10 times base
+	RateLimited    *RateLimitedBackoff
 }
 
 // RateLimitedBackoff takes the back-off from a response header.

@@ -33,16 +33,14 @@ type Data struct {
 
 // Validation says which peers are trusted.
 type Validation struct {
-	SDS             SecretRef // the roots, if Name is set
-	CA              Data      // or here; with neither, any certificate is taken whose SANs match
-	CRL             Data
+	SDS             SecretRef    // the roots, if Name is set
+	CA              Data         // or here; with neither, any certificate is taken whose SANs match
 	SANs            []SANMatcher // any of these; empty: any name
 	SPKI            []string     // base64 SHA-256 of the key; any of these, if not empty
 	Hash            []string     // lower-case hex SHA-256 of the certificate; any of these, if not empty
 	AllowExpired    bool
 	SystemRoots     bool
 	AcceptUntrusted bool // trust_chain_verification ACCEPT_UNTRUSTED
-	MaxDepth        uint32
 }
 
 // SANKind is a kind of subject alternative name.
@@ -75,15 +73,13 @@ type DownstreamTLS struct {
 type UpstreamTLS struct {
 	TLS
 	SNI         string
-	AutoHostSNI bool   // the endpoint's hostname
-	AutoSAN     bool   // the peer must be valid for the SNI
-	MaxSessions uint32 // kept for resumption; default 1
+	AutoHostSNI bool // the endpoint's hostname
+	AutoSAN     bool // the peer must be valid for the SNI
 }
 
-// Secret is a secret that came as a resource. Exactly one is set. Immutable.
+// Secret is a secret that came as a resource. One of the two is set. Immutable.
 type Secret struct {
 	Name        string
 	Certificate *Certificate
 	Validation  *Validation
-	Generic     *Data
 }
