@@ -130,7 +130,7 @@ func (h *history) slice(ns, name string, i int) *mesh.EndpointSlice {
 	s := &mesh.EndpointSlice{Cluster: h.cluster(), Namespace: ns, Name: name + oneOf(h.Rand, "-a", "-b"), Service: name,
 		Ports: oneOf(h.Rand, []mesh.SlicePort{{Name: "http", Number: 8080}}, []mesh.SlicePort{{Name: "http", Number: 8080}, {Name: "x", Number: 90}, {Name: "tcp", Number: 91}})}
 	for j := range h.IntN(4) {
-		e := mesh.SliceEndpoint{Addresses: []string{fmt.Sprintf("10.0.%d.%d", i, j)}, Ready: h.IntN(5) > 0, Pod: fmt.Sprintf("pod-%d-%d", i, h.IntN(3))}
+		e := mesh.SliceEndpoint{Addresses: []string{fmt.Sprintf("10.0.%d.%d", i/2, j)}, Ready: h.IntN(5) > 0, Pod: fmt.Sprintf("pod-%d-%d", i, h.IntN(3))} // i/2: two services have the same
 		if h.IntN(6) == 0 {
 			e.Pod = ""
 		}
@@ -249,6 +249,12 @@ func plainKind[R, V comparable](s *mesh.Snapshot, p Proxy, own *workload, part *
 			out[r.Name] = r
 		}
 		for _, f := range m.fragments {
+			if f.whole {
+				if out[f.group] == nil {
+					out[f.group] = resource.New(f.group, f.bytes)
+				}
+				continue
+			}
 			bodies[f.group] = append(bodies[f.group], f.bytes...)
 		}
 	}

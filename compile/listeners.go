@@ -100,13 +100,15 @@ func buildListeners(r listenerRow, v listenerView) (m made) {
 	for _, p := range part.Ports {
 		switch proto := p.Protocol(); {
 		case proto == mesh.UDP:
+		case proto.IsHTTP() && slices.Contains(ownPorts, p.Number):
+			// A listener for all addresses would be in the way of the proxy's own.
 		case proto.IsHTTP():
 			name, _, _ := listenOn(v.families, p.Number)
 			m.fragments = append(m.fragments, fragment{group: name})
 		case part.Cluster != v.cluster:
 			// Its addresses are of another cluster, and may be another service's here.
 		case part.Headless:
-			m.resources = append(m.resources, r.headless(v, p)...)
+			m.fragments = append(m.fragments, r.headless(v, p)...)
 		default:
 			for _, ip := range part.ClusterIPs {
 				if hasFamily(ip, v.families) {
@@ -123,8 +125,12 @@ func hasFamily(ip string, f Family) bool {
 	return err == nil && (a.Is4() && f&IPv4 != 0 || a.Is6() && f&IPv6 != 0)
 }
 
-// headless returns a listener for each pod of the proxy's own network: clients connect to these.
-func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (rs []*resource.Resource) {
+// ownPorts are those that a sidecar itself listens on, on all addresses.
+var ownPorts = []uint16{15001, 15006, 15021, 15090}
+
+// headless returns a listener for each pod of the proxy's own network: clients connect to these. Several
+// services may have the same pods; the first holds.
+func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (fs []fragment) {
 	if r.eps == nil {
 		return nil
 	}
@@ -136,9 +142,9 @@ func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (rs []*resourc
 		}
 		seen[ip] = true
 		l := r.listenerOf(v, p, ip, e.Port) // a client that resolves a pod connects to where it listens
-		rs = append(rs, newResource(l.Name, l))
+		fs = append(fs, fragment{group: l.Name, bytes: encode(l), whole: true})
 	}
-	return rs
+	return fs
 }
 
 func (r listenerRow) listener(v listenerView, p mesh.ServicePort, ip string) *resource.Resource {

@@ -93,10 +93,12 @@ type (
 		fragments []fragment
 	}
 	// fragment is one row's share of the resource called group: encoded fields, which one after another
-	// are the resource's encoding.
+	// are the resource's encoding. Or, if whole, it is all of that resource, and holds unless a host
+	// before it has one of that name.
 	fragment struct {
 		group string
 		bytes []byte
+		whole bool
 	}
 	// part is what one chunk gives.
 	part struct {
@@ -108,6 +110,7 @@ type (
 		name  string
 		bytes []byte
 		sum   [sha256.Size]byte
+		whole bool
 	}
 	framed[V comparable] struct {
 		group string
@@ -285,9 +288,11 @@ func (k *kind[R, V]) part(ch *chunk[R, V], v V) *part {
 		for n < len(fragments) && fragments[n].group == fragments[0].group {
 			n++
 		}
-		g := group{name: fragments[0].group}
-		for _, f := range fragments[:n] {
-			g.bytes = append(g.bytes, f.bytes...)
+		g := group{name: fragments[0].group, whole: fragments[0].whole}
+		for i, f := range fragments[:n] {
+			if !g.whole || i == 0 {
+				g.bytes = append(g.bytes, f.bytes...)
+			}
 		}
 		g.sum = sha256.Sum256(g.bytes)
 		p.groups, fragments = append(p.groups, g), fragments[n:]
@@ -318,19 +323,19 @@ func (k *kind[R, V]) aggregates(parts []*part, old *list, v V) *resource.Part {
 	}
 	var rs []*resource.Resource
 	for name, groups := range byName {
-		f, ok := k.frames[framed[V]{name, v}]
-		if !ok {
-			f = k.frame(name, v)
-			if k.frames == nil {
-				k.frames = map[framed[V]]frame{}
-			}
-			k.frames[framed[V]{name, v}] = f
+		var f frame
+		if groups[0].whole {
+			groups = groups[:1]
+		} else {
+			f = k.framed(name, v)
 		}
 		h := sha256.New()
 		h.Write(f.head)
 		h.Write(f.tail)
 		body := make([][]byte, 0, len(groups)+2)
-		body = append(body, f.head)
+		if len(f.head) > 0 {
+			body = append(body, f.head)
+		}
 		for _, g := range groups {
 			h.Write(g.sum[:])
 			if len(g.bytes) > 0 {
@@ -351,6 +356,20 @@ func (k *kind[R, V]) aggregates(parts []*part, old *list, v V) *resource.Part {
 		return old.aggregate
 	}
 	return &resource.Part{Resources: rs}
+}
+
+// framed returns the frame of an aggregate, which is made once for each view.
+func (k *kind[R, V]) framed(name string, v V) frame {
+	key := framed[V]{name, v}
+	f, ok := k.frames[key]
+	if !ok {
+		if k.frames == nil {
+			k.frames = map[framed[V]]frame{}
+		}
+		f = k.frame(name, v)
+		k.frames[key] = f
+	}
+	return f
 }
 
 // forget drops what is remembered for views that no proxy has any more, once these are many.

@@ -129,7 +129,7 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 		host := r.virtualHost(v, p)
 		switch {
 		case proto.IsHTTP():
-			m.fragments = append(m.fragments, fragment{strconv.Itoa(int(p.Number)), field(virtualHostsField, host)})
+			m.fragments = append(m.fragments, fragment{group: strconv.Itoa(int(p.Number)), bytes: field(virtualHostsField, host)})
 		case proto == mesh.Auto:
 			host.Domains = []string{"*"}
 			table := routeTable(host.Name)
