@@ -13,6 +13,7 @@ import (
 	"github.com/carrick-mesh/carrick/proxy/clienthello"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 	"github.com/carrick-mesh/carrick/proxy/tlsconn"
 )
 
@@ -188,6 +189,9 @@ type downstream struct {
 	first    []byte    // what the inspectors read
 	timer    loop.Timer
 	h2       bool
+	lstat    *stats.Listener
+	hstat    *stats.HTTP // once HTTP has it
+	ended    bool
 }
 
 // open begins a connection.
@@ -210,6 +214,9 @@ func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
 		l = w.snapshot().find(l, c.local)
 	}
 	d.listener = l
+	d.lstat = w.p.stats.Listener(l.StatName).Shard(w.idx)
+	d.lstat.CxTotal.Inc()
+	d.lstat.CxActive.Inc()
 	d.match = config.Conn{Local: c.local, Remote: peer, Direct: peer, Transport: "raw_buffer"}
 	w.addSession(d)
 	if d.inspects() {
@@ -236,6 +243,18 @@ func (d *downstream) end() {
 	d.timer.Stop()
 	d.c.w.removeSession(d)
 	d.c.close()
+	d.closed()
+}
+
+// closed counts the end of the connection.
+func (d *downstream) closed() {
+	if d.ended {
+		return
+	}
+	d.ended = true
+	d.lstat.CxActive.Dec()
+	d.lstat.CxDestroy.Inc()
+	d.lstat.CxLengthMS.Observe(float64(d.c.w.loop.Now().Sub(d.start).Milliseconds()))
 }
 
 func (d *downstream) onWrite() {}
@@ -243,9 +262,11 @@ func (d *downstream) onWrite() {}
 func (d *downstream) onFail(error) {
 	d.timer.Stop()
 	d.c.w.removeSession(d)
+	d.closed()
 }
 
 func (d *downstream) timeout() {
+	d.lstat.PreCxTimeout.Inc()
 	if d.listener.ContinueOnTimeout {
 		d.serve()
 		return
@@ -374,6 +395,7 @@ func (d *downstream) serve() {
 	w := d.c.w
 	d.chain = d.listener.Match(&d.match)
 	if d.chain == nil {
+		d.lstat.NoFilterChain.Inc()
 		w.logRefused(d, "filter_chain_not_found")
 		d.end()
 		return
@@ -407,11 +429,14 @@ func (d *downstream) secured(err error) {
 	w := d.c.w
 	if err != nil {
 		w.p.tls.report(w.p, "downstream", d.match.Remote.String(), err)
+		d.countHandshake(err)
 		w.logHandshake(d, err)
 		w.removeSession(d)
+		d.closed()
 		d.c.closeAfter()
 		return
 	}
+	d.lstat.TLSHandshake.Inc()
 	d.tls = newTLSState(d.c.tls.State())
 	d.h2 = d.tls.info.ALPN == "h2"
 	d.dispatch()
@@ -445,5 +470,6 @@ func (d *downstream) dispatch() {
 		w.serveTCP(d)
 	default:
 		d.c.close()
+		d.closed()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 // cluster is the running state of a configured cluster, shared by the workers.
@@ -19,7 +20,7 @@ type cluster struct {
 	set      atomic.Pointer[hostSet]
 	breakers [2]breaker
 	pickers  []*picker // by worker, each touched by that worker only
-	counts   clusterCounts
+	stats    *stats.Set[stats.Cluster]
 
 	mu       sync.Mutex // guards the rest
 	assigned *config.Assignment
@@ -31,11 +32,6 @@ type cluster struct {
 
 // breaker counts what a cluster's circuit breakers bound, for one priority.
 type breaker struct{ connections, pending, requests, retries atomic.Int64 }
-
-// clusterCounts are the counters that tools look at, beside the statistics proper.
-type clusterCounts struct {
-	Connections, ConnectFailures, Requests, Retries atomic.Uint64
-}
 
 // hostKey is what makes a host the same: connections to it can be used again.
 type hostKey struct {
@@ -88,7 +84,7 @@ type member struct {
 }
 
 func newCluster(p *Proxy, c *config.Cluster) *cluster {
-	cl := &cluster{p: p, cfg: c, hosts: map[hostKey]*host{}, pickers: make([]*picker, len(p.workers))}
+	cl := &cluster{p: p, cfg: c, hosts: map[hostKey]*host{}, pickers: make([]*picker, len(p.workers)), stats: p.stats.Cluster(c.StatName)}
 	cl.set.Store(&hostSet{overprovision: 140})
 	return cl
 }
@@ -144,6 +140,7 @@ func (c *cluster) rebuild() {
 	}
 	c.set.Store(set)
 	c.epoch.Add(1)
+	c.countMembers()
 }
 
 // addresses returns the addresses of an endpoint.

@@ -152,7 +152,6 @@ func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 		x.end(false)
 		return
 	}
-	x.cl.counts.Requests.Add(1)
 	x.armTimeout()
 	x.try()
 }

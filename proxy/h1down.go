@@ -31,6 +31,7 @@ type downConn struct {
 	tunnel   bool // after an upgrade: bytes both ways
 	waiting  bool // a head has begun and the timer is the head's
 	begun    bool // the first byte of the current request has come
+	uncount  func()
 }
 
 // serveHTTP begins to serve requests on d.
@@ -44,6 +45,7 @@ func (w *worker) serveHTTP(d *downstream) {
 	x.timer.Fire = x.onTimer
 	d.c.user = x
 	w.addSession(x)
+	x.uncount = d.countConn(false)
 	x.rest()
 	if len(d.first) > 0 {
 		x.in = append(w.buf(), d.first...)
@@ -59,7 +61,7 @@ func (x *downConn) rest() {
 	x.waiting, x.begun = false, false
 	if x.w.p.draining.Load() && x.served > 0 {
 		x.c.closeAfter()
-		x.w.removeSession(x)
+		x.leave()
 		x.timer.Stop()
 		return
 	}
@@ -82,14 +84,14 @@ func (x *downConn) onTimer() {
 func (x *downConn) drain() {
 	if x.s == nil && !x.begun && len(x.in) == 0 {
 		x.timer.Stop()
-		x.w.removeSession(x)
+		x.leave()
 		x.c.linger()
 	}
 }
 
 func (x *downConn) end() {
 	x.timer.Stop()
-	x.w.removeSession(x)
+	x.leave()
 	if x.s != nil {
 		x.s.downReset("downstream_local_disconnect(proxy_stopped)")
 	}
@@ -106,7 +108,7 @@ func (x *downConn) free() {
 
 func (x *downConn) onFail(error) {
 	x.timer.Stop()
-	x.w.removeSession(x)
+	x.leave()
 	if x.s != nil {
 		x.s.downReset("downstream_remote_disconnect")
 	}
@@ -159,6 +161,13 @@ func (x *downConn) onRead() {
 		x.eof(err)
 		return
 	}
+}
+
+// leave counts the end of the session.
+func (x *downConn) leave() {
+	x.w.removeSession(x)
+	x.uncount()
+	x.d.closed()
 }
 
 // inHead reports whether x.in is the start of a head.
@@ -262,6 +271,7 @@ func (x *downConn) takeHead(b []byte) int {
 		x.timer.Stop()
 		x.w.removeSession(x)
 		x.free()
+		x.uncount()
 		x.w.serveHTTP2(x.d)
 		return -1
 	}
@@ -467,7 +477,7 @@ func (x *downConn) done(s *stream, complete bool) {
 		// The client must see that the response was cut short, even if the end of the
 		// connection would otherwise be the end of the body.
 		x.timer.Stop()
-		x.w.removeSession(x)
+		x.leave()
 		x.free()
 		if len(x.c.out)+len(x.c.wire) == 0 || !x.chunked {
 			loop.ResetOnClose(x.c.fd)
@@ -475,7 +485,7 @@ func (x *downConn) done(s *stream, complete bool) {
 		x.c.closeAfter()
 	case x.tunnel, x.closeNow, !s.reqDone:
 		x.timer.Stop()
-		x.w.removeSession(x)
+		x.leave()
 		x.free()
 		x.c.linger()
 	default:

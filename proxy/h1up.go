@@ -39,6 +39,7 @@ func (u *upConn) begin(c *conn, st *tlsState) {
 	u.c, u.tls = c, st
 	c.user = u
 	u.idleTimer.Fire = u.close
+	u.p.h.cluster.stat(c.w).CxHTTP1.Inc()
 }
 
 // stale reports whether u should carry no further request.

@@ -16,6 +16,7 @@ type h2Down struct {
 	served  uint32
 	idle    loop.Timer
 	closing bool // Shutdown was called
+	uncount func()
 }
 
 // h2Request is one stream of an h2Down.
@@ -40,6 +41,7 @@ func (w *worker) serveHTTP2(d *downstream) {
 	x.idle.Fire = x.onIdle
 	d.c.user, d.c.src = x, x.h2
 	w.addSession(x)
+	x.uncount = d.countConn(true)
 	x.rest()
 	d.c.mark()
 	if first := d.first; len(first) > 0 {
@@ -58,7 +60,7 @@ func (x *h2Down) rest() {
 	}
 	if x.closing && x.served > 0 || x.c.closed {
 		x.idle.Stop()
-		x.w.removeSession(x)
+		x.leave()
 		if !x.c.closed {
 			x.c.linger()
 		}
@@ -67,6 +69,13 @@ func (x *h2Down) rest() {
 	if t := x.d.chain.HTTP.IdleTimeout; t > 0 {
 		x.w.loop.Arm(&x.idle, t)
 	}
+}
+
+// leave counts the end of the session.
+func (x *h2Down) leave() {
+	x.w.removeSession(x)
+	x.uncount()
+	x.d.closed()
 }
 
 func (x *h2Down) onIdle() {
@@ -94,7 +103,7 @@ func (x *h2Down) onFail(error) { x.fail("downstream_remote_disconnect") }
 // fail ends all streams of a connection that is gone.
 func (x *h2Down) fail(details string) {
 	x.idle.Stop()
-	x.w.removeSession(x)
+	x.leave()
 	for r := range x.streams {
 		delete(x.streams, r)
 		if s := r.s; s != nil {

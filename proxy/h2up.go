@@ -45,6 +45,7 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 	u.idle.Fire = u.shut
 	c.user, c.src = u, u.h2
 	p.w.h2ups[u] = struct{}{}
+	p.h.cluster.stat(p.w).CxHTTP2.Inc()
 	c.mark()
 	return u
 }

@@ -83,6 +83,8 @@ func (c *cluster) eject(h *host, enforce uint32) {
 	h.outlier.ejected.Store(true)
 	c.ejected++
 	c.epoch.Add(1)
+	c.countMembers()
+	c.stats.Shard(0).EjectionsTotal.Inc()
 	c.p.log.Info("outlier detection ejects host", "cluster", c.cfg.Name, "host", h.addr, "for", d)
 }
 
@@ -102,6 +104,7 @@ func (c *cluster) uneject(now time.Time) {
 	}
 	if back {
 		c.epoch.Add(1)
+		c.countMembers()
 	}
 }
 

@@ -58,10 +58,14 @@ func (p *pool) acquire(s *stream) {
 	b := &p.h.cluster.breakers[s.priority()]
 	t := &p.h.cluster.cfg.Breakers[s.priority()]
 	if b.pending.Load() >= int64(t.MaxPending) {
+		p.h.cluster.stat(p.w).RqPendingOverflow.Inc()
 		s.failed(failure{reason: overflow})
 		return
 	}
 	b.pending.Add(1)
+	st := p.h.cluster.stat(p.w)
+	st.RqPending.Inc()
+	st.RqPendingActive.Inc()
 	s.waits = p
 	p.waiting = append(p.waiting, s)
 	if p.dialing < len(p.waiting) && (p.speaks == config.HTTP1 || p.dialing == 0) {
@@ -110,6 +114,7 @@ func (p *pool) cancel(s *stream) {
 func (p *pool) unwait(s *stream) {
 	s.waits = nil
 	p.h.cluster.breakers[s.priority()].pending.Add(-1)
+	p.h.cluster.stat(p.w).RqPendingActive.Dec()
 }
 
 // next takes the first waiting stream.
@@ -256,6 +261,7 @@ func (p *pool) release(u *upConn) {
 			p.waiting = append([]*stream{s}, p.waiting...)
 			s.waits = p
 			p.h.cluster.breakers[s.priority()].pending.Add(1)
+			p.h.cluster.stat(p.w).RqPendingActive.Inc()
 			p.dial(s)
 			return
 		}
@@ -315,6 +321,7 @@ type dialing struct {
 	o     dialOptions
 	c     *conn
 	timer loop.Timer
+	began time.Time
 	done  func(*conn, *tlsState, error)
 }
 
@@ -322,7 +329,8 @@ type dialing struct {
 func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)) *dialing {
 	d := &dialing{w: w, h: h, o: o, done: done}
 	cl := h.cluster
-	cl.counts.Connections.Add(1)
+	cl.stat(w).CxTotal.Inc()
+	d.began = w.loop.Now()
 	h.counts.CxTotal.Add(1)
 	var fd int
 	var err error
@@ -378,6 +386,11 @@ func (d *dialing) onFail(err error) { d.fail(err) }
 
 func (d *dialing) finish(st *tlsState) {
 	d.timer.Stop()
+	s := d.h.cluster.stat(d.w)
+	s.CxConnectMS.Observe(float64(d.w.loop.Now().Sub(d.began)) / float64(time.Millisecond))
+	if st != nil {
+		s.TLSHandshake.Inc()
+	}
 	d.done(d.c, st, nil)
 }
 
@@ -388,7 +401,7 @@ func (d *dialing) fail(err error) {
 	}
 	d.cancel()
 	d.h.counts.CxConnectFail.Add(1)
-	d.h.cluster.counts.ConnectFailures.Add(1)
+	d.h.cluster.countFailure(d.w, err)
 	d.h.result(0)
 	done(nil, nil, err)
 }
@@ -407,6 +420,7 @@ func (c *conn) count(h *host) {
 	c.host = h
 	h.counts.CxActive.Add(1)
 	h.cluster.breakers[0].connections.Add(1)
+	h.cluster.stat(c.w).CxActive.Inc()
 }
 
 func (c *conn) uncount() {
@@ -414,6 +428,9 @@ func (c *conn) uncount() {
 		c.host = nil
 		h.counts.CxActive.Add(-1)
 		h.cluster.breakers[0].connections.Add(-1)
+		s := h.cluster.stat(c.w)
+		s.CxActive.Dec()
+		s.CxDestroy.Inc()
 	}
 }
 

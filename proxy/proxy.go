@@ -19,6 +19,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 // Options are what a Proxy is made with.
@@ -28,7 +29,9 @@ type Options struct {
 	// Secrets are the certificates that TLS contexts name and that are not in the configuration.
 	// Without it such contexts refuse connections.
 	Secrets Secrets
-	Logger  *slog.Logger // nil: nothing is logged
+	// Stats is where to count, with at least Concurrency shards; nil: a store of the proxy's own.
+	Stats  *stats.Store
+	Logger *slog.Logger // nil: nothing is logged
 }
 
 // Proxy is one data plane. New makes it, Run runs it, Apply configures it; all other methods may be
@@ -43,6 +46,8 @@ type Proxy struct {
 	connID   atomic.Uint64
 	faults   atomic.Int64 // requests being delayed by the fault filter
 	logs     *accesslog.Writer
+	stats    *stats.Store
+	own      atomic.Pointer[own]
 	draining atomic.Bool
 	started  time.Time
 
@@ -70,6 +75,9 @@ func New(o Options) (*Proxy, error) {
 		o.Secrets = noSecrets{}
 	}
 	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger)}
+	if p.stats = o.Stats; p.stats == nil {
+		p.stats = stats.NewStore(o.Concurrency, stats.Local{})
+	}
 	p.load = make([]atomic.Int64, o.Concurrency)
 	p.snap.Store(&snapshot{cfg: &config.Config{}})
 	for i := range o.Concurrency {
@@ -160,6 +168,7 @@ func (p *Proxy) Apply(cfg *config.Config) error {
 	}
 	p.snap.Store(next) // first: a socket must not accept for a listener that is not there
 	errs := p.bind(next)
+	p.keepStats(cfg)
 	for name, c := range old.clusters {
 		if next.clusters[name] != c {
 			c.retire(p.workers)

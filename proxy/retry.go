@@ -103,6 +103,7 @@ func (s *stream) outlierStatus(status int) int {
 func (s *stream) retriesExhausted(p *config.RetryPolicy) bool {
 	if s.retries == 0 {
 		if p.Num > 0 {
+			s.cl.stat(s.w).RqRetryLimit.Inc()
 			s.flags |= accesslog.UpstreamRetryLimitExceeded
 		}
 		return true
@@ -128,11 +129,12 @@ func (s *stream) retry(p *config.RetryPolicy) bool {
 	}
 	if b.retries.Load() >= most {
 		s.flags |= accesslog.UpstreamOverflow
+		s.cl.stat(s.w).RqRetryOverflow.Inc()
 		return false
 	}
 	s.retries--
 	s.perTry.Stop()
-	s.cl.counts.Retries.Add(1)
+	s.cl.stat(s.w).RqRetry.Inc()
 	b.retries.Add(1)
 	give := func() { b.retries.Add(-1) }
 	s.later(s.backoff(p), func() { give(); s.try() }, give)

@@ -131,6 +131,7 @@ func (s *stream) forward(r *config.Route) {
 	}
 	b := &s.cl.breakers[a.Priority]
 	if b.requests.Load() >= int64(s.cl.cfg.Breakers[a.Priority].MaxRequests) {
+		s.cl.stat(s.w).RqPendingOverflow.Inc()
 		s.failed(failure{reason: overflow})
 		return
 	}
@@ -138,7 +139,6 @@ func (s *stream) forward(r *config.Route) {
 		s.retries = a.Retry.Num
 	}
 	s.mirror(a)
-	s.cl.counts.Requests.Add(1)
 	if s.reqDone {
 		s.armTimeout()
 	}
@@ -176,12 +176,16 @@ func (s *stream) try() {
 	m, ok := s.pickHost()
 	if !ok {
 		s.flags |= accesslog.NoHealthyUpstream
+		s.cl.stat(s.w).CxNoneHealthy.Inc()
 		s.finalFailure(503, "no healthy upstream", "no_healthy_upstream")
 		return
 	}
 	s.member = m
 	s.attempt++
 	s.open = true
+	st := s.cl.stat(s.w)
+	st.RqTotal.Inc()
+	st.RqActive.Inc()
 	s.cl.breakers[s.priority()].requests.Add(1)
 	m.host.active.Add(1)
 	m.host.counts.RqTotal.Add(1)
@@ -194,6 +198,7 @@ func (s *stream) closeAttempt() {
 		s.open = false
 		s.cl.breakers[s.priority()].requests.Add(-1)
 		s.member.host.active.Add(-1)
+		s.cl.stat(s.w).RqActive.Dec()
 	}
 }
 
@@ -364,6 +369,7 @@ func (s *stream) onTimeout() {
 		return
 	}
 	s.flags |= accesslog.UpstreamRequestTimeout
+	s.cl.stat(s.w).RqTimeout.Inc()
 	if s.up != nil {
 		s.member.host.counts.RqTimeout.Add(1)
 		s.member.host.result(0)
@@ -378,6 +384,7 @@ func (s *stream) onTimeout() {
 
 // onPerTry ends an attempt that took too long.
 func (s *stream) onPerTry() {
+	s.cl.stat(s.w).RqPerTryTimeout.Inc()
 	s.member.host.counts.RqTimeout.Add(1)
 	s.member.host.result(0)
 	s.detach()

@@ -9,6 +9,7 @@ import (
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
 	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 // client is the side of a stream towards who sent the request: an HTTP/1 connection or an HTTP/2
@@ -43,11 +44,12 @@ type upstream interface {
 
 // stream is one request with its response. It is reused.
 type stream struct {
-	w    *worker
-	d    *downstream
-	down client
-	snap *snapshot
-	hcm  *config.HTTPConnectionManager
+	w     *worker
+	d     *downstream
+	down  client
+	snap  *snapshot
+	hcm   *config.HTTPConnectionManager
+	hstat *stats.HTTP
 
 	req, resp       header.Header
 	trailers        header.Header // of the response
@@ -163,6 +165,7 @@ func (s *stream) priority() uint8 {
 
 // begin handles the request in s.req; end says that it has no body. It may be over afterwards.
 func (s *stream) begin(end bool) {
+	s.countRequest()
 	s.reqDone = end
 	if end {
 		s.reqEnd = s.w.loop.Now()
@@ -370,6 +373,13 @@ func (s *stream) upHead(status int, end bool) {
 	}
 	s.member.host.result(s.outlierStatus(status))
 	s.closeAttempt()
+	st := s.cl.stat(s.w)
+	st.RqCompleted.Inc()
+	st.RqCodes.Inc(status)
+	st.RqTime.Observe(float64(s.first.Sub(s.start)) / float64(time.Millisecond))
+	if s.attempt > 1 {
+		st.RqRetrySuccess.Inc()
+	}
 	s.finishResponseHead()
 	s.responded = true
 	s.details = "via_upstream"
@@ -430,6 +440,7 @@ func (s *stream) end(complete bool) {
 	}
 	s.detach()
 	s.closeAttempt()
+	s.countEnd(complete)
 	s.w.logStream(s)
 	s.down.done(s, complete)
 	s.w.freeStream(s)

@@ -8,6 +8,7 @@ import (
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 const (
@@ -42,6 +43,7 @@ type tcpSession struct {
 	fail   string // transport failure
 	detail string // CONNECTION_TERMINATION_DETAILS
 	over   bool
+	stat   *stats.TCP
 }
 
 // flow is one direction of a session: it reads from c and writes to the other flow's c.
@@ -68,6 +70,7 @@ func (w *worker) serveTCP(d *downstream) {
 	if m := t.cfg.MaxDuration; m > 0 {
 		w.loop.Arm(&t.most, m)
 	}
+	t.countTCP()
 	t.name = t.cfg.Cluster(w.random())
 	if d.chain.SNICluster && d.match.SNI != "" {
 		t.name = d.match.SNI
@@ -103,6 +106,7 @@ func (t *tcpSession) connect() {
 	b := &t.cl.breakers[0]
 	if b.connections.Load() >= int64(t.cl.cfg.Breakers[0].MaxConnections) {
 		t.flags |= accesslog.UpstreamOverflow
+		t.cl.stat(t.w).CxOverflow.Inc()
 		t.finish()
 		return
 	}
@@ -198,6 +202,8 @@ func (t *tcpSession) finish() {
 		}
 	}
 	t.w.removeSession(t)
+	t.countTCPEnd()
+	t.d.closed()
 	t.log()
 }
 

@@ -165,11 +165,20 @@ func (t *tlsContexts) localURI(c *config.DownstreamTLS) string {
 		return ""
 	}
 	k, err := s.cfg.GetCertificate(&tls.ClientHelloInfo{})
-	if err != nil || k == nil || len(k.Certificate) == 0 {
+	if err != nil {
+		return ""
+	}
+	return certificateURI(k)
+}
+
+// certificateURI returns the first URI that a certificate names.
+func certificateURI(k *tls.Certificate) string {
+	if k == nil || len(k.Certificate) == 0 {
 		return ""
 	}
 	leaf := k.Leaf
 	if leaf == nil {
+		var err error
 		if leaf, err = x509.ParseCertificate(k.Certificate[0]); err != nil {
 			return ""
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/loop"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 const (
@@ -32,12 +33,13 @@ type worker struct {
 	today   string // the Date header
 	second  int64  // that it is of
 
-	dirty   []*conn
-	bufs    [][]byte
-	streams []*stream
-	pipes   []pipe
-	entry   accesslog.Entry // of the line being logged
-	logs    map[string]*accesslog.Buffer
+	dirty    []*conn
+	bufs     [][]byte
+	streams  []*stream
+	pipes    []pipe
+	entry    accesslog.Entry // of the line being logged
+	istioKey stats.Key       // of the request being counted
+	logs     map[string]*accesslog.Buffer
 
 	acceptors map[*socket]*acceptor
 	// sessions are the downstream connections, for draining and the end.
