@@ -277,7 +277,7 @@ func (a *app) manifest() *cobra.Command {
 }
 
 func (a *app) uninstall() *cobra.Command {
-	var yes, purge, verify bool
+	var yes, purge, verify, peers bool
 	var revision string
 	var timeout time.Duration
 	var files []string
@@ -312,11 +312,15 @@ func (a *app) uninstall() *cobra.Command {
 			if verify {
 				return verifyGone(cmd, c, rm)
 			}
+			if err := a.peerSecrets(cmd, c, peers, yes); err != nil {
+				return err
+			}
 			return runUninstall(cmd, c, rm, yes, timeout)
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove all installations, the CRDs with all their objects, and the self-signed CA")
+	cmd.Flags().BoolVar(&peers, "peers", false, "remove this cluster's remote secret from the other clusters of the kubeconfig")
 	cmd.Flags().BoolVar(&verify, "verify", false, "remove nothing: list what is left, exit code 1 if anything is")
 	cmd.Flags().StringVarP(&revision, "revision", "r", "", "only the control plane of this revision")
 	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "only the installation of this IstioOperator file")

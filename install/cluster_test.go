@@ -256,6 +256,45 @@ func testUninstall(t *testing.T, c *Cluster) {
 	}
 }
 
+// TestInterrupted ends an installation at every step that it reports, and repeats it.
+func TestInterrupted(t *testing.T) {
+	c := newCluster(t)
+	for _, at := range []string{"Processing resources for Istio core.", "Processing resources for Istiod.", "Processing resources for Ingress gateways."} {
+		m, err := resolve(t, "cluster1.yaml").Render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Plan(testContext(t), m, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, interrupt := context.WithCancel(testContext(t))
+		err = c.Apply(ctx, p, time.Minute, Reporter{Done: func(string) {}, Progress: func(l string) {
+			if l == at {
+				interrupt()
+			}
+		}})
+		if err == nil {
+			t.Fatalf("%s was not interrupted", at)
+		}
+	}
+	run(t, c, resolve(t, "cluster1.yaml"))
+	if p, _ := run(t, c, resolve(t, "cluster1.yaml")); len(p.Created)+len(p.Changed)+len(p.Removed)+len(p.Notes) > 0 {
+		t.Errorf("after an interruption and a repetition: created %v, changed %v, removed %v, notes %v", p.Created, p.Changed, p.Removed, p.Notes)
+	}
+	s, err := c.LoadState(testContext(t), "istio-system", ControlPlane)
+	if err != nil || s == nil {
+		t.Fatal(s, err)
+	}
+	m, err := resolve(t, "cluster1.yaml").Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(s.Inventory), len(m.Objects()); got != want {
+		t.Errorf("the inventory has %d objects, want %d", got, want)
+	}
+}
+
 func TestInstallRefusesOthers(t *testing.T) {
 	c := newCluster(t)
 	ctx := testContext(t)
