@@ -18,6 +18,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/lab/build"
 	"github.com/carrick-mesh/carrick/lab/cgroup"
+	"github.com/carrick-mesh/carrick/lab/limits"
 	"github.com/carrick-mesh/carrick/lab/netns"
 	"github.com/carrick-mesh/carrick/lab/state"
 	"github.com/carrick-mesh/carrick/lab/supervisor"
@@ -71,6 +72,9 @@ func up(in invocation) error {
 	}
 	if err := os.MkdirAll(in.lab.Dir, 0o755); err != nil {
 		return err
+	}
+	if err := limits.Machine(state.Root).Raise(); err != nil {
+		return fmt.Errorf("raising the machine's limits: %w", err)
 	}
 	if err := in.lab.WriteTopology(t); err != nil {
 		return err
@@ -216,8 +220,10 @@ func remove(lab state.Lab) error {
 			break
 		}
 	}
-	os.Remove(state.Root) // succeeds when this was the last lab
-	return err
+	if err != nil {
+		return err
+	}
+	return limits.Machine(state.Root).GiveBack()
 }
 
 // kill ends the process that a file notes and waits until it is gone.

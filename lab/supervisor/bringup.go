@@ -54,10 +54,23 @@ func (s *Supervisor) bringUpCluster(ctx context.Context, c *topo.Cluster) error 
 	}
 	s.Progress("%s: %d nodes are Ready", c.Name, len(c.Nodes))
 	if err := until(ctx, c.Name+": DNS", patience, func() error { return a.available(ctx, "kube-system", "coredns") }); err != nil {
-		return err
+		return fmt.Errorf("%w\n%s", err, s.events(ctx, c))
 	}
 	s.Progress("%s: DNS answers", c.Name)
 	return nil
+}
+
+// events is what a cluster says of pods that do not run.
+func (s *Supervisor) events(ctx context.Context, c *topo.Cluster) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, filepath.Join(s.Bin, "kube"), "kubectl", "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
+		"get", "events", "-n", "kube-system", "--sort-by=.lastTimestamp",
+		"-o", `jsonpath={range .items[*]}{.lastTimestamp} {.count} {.reason}: {.message}{"\n"}{end}`).CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("no events: %v: %s", err, out)
+	}
+	return string(out)
 }
 
 func (s *Supervisor) apply(ctx context.Context, c *topo.Cluster, manifest string) error {
