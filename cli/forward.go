@@ -58,9 +58,7 @@ func (c *cluster) forward(namespace, pod string, port int) (*podConn, error) {
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: rt}, http.MethodPost, u)
 	if ws, err := portforward.NewSPDYOverWebsocketDialer(u, c.config); err == nil {
-		dialer = portforward.NewFallbackDialer(ws, dialer, func(err error) bool {
-			return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
-		})
+		dialer = portforward.NewFallbackDialer(ws, dialer, upgradeFailed)
 	}
 	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
 	if err != nil {
@@ -83,6 +81,11 @@ func (c *cluster) forward(namespace, pod string, port int) (*podConn, error) {
 		return nil, err
 	}
 	return &podConn{Stream: data, conn: conn, errs: errs}, nil
+}
+
+// upgradeFailed reports that WebSocket was refused, not what was asked through it.
+func upgradeFailed(err error) bool {
+	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 }
 
 // podConn is a forwarded connection as a net.Conn, without deadlines: requests have contexts.
