@@ -143,10 +143,7 @@ func (l *loop) see(client *xds.Client) *seen {
 	}
 	pod := l.podOf(p, client, last.pod)
 	if pod == nil {
-		if last.pod != nil {
-			return last // it goes on with what it was while it shuts down
-		}
-		return last
+		return last // not there yet, or gone already: then it goes on with what it was while it shuts down
 	}
 	network, locality := l.snap.PodNetwork(pod), l.snap.PodLocality(pod)
 	if pod == last.pod && network == last.network && locality == last.locality {

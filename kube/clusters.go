@@ -51,6 +51,7 @@ type Clusters struct {
 	remotes map[string]*remote
 	clashes map[string]map[string]string // by secret and cluster, why a key is not taken
 	told    map[string]bool              // secrets that findings were told of
+	changed bool                         // secrets have changed since the last reconcile
 }
 
 type remote struct {
@@ -120,21 +121,15 @@ func (c *Clusters) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 			}
 		}
 	}
-	c.clashes = clashes
+	c.clashes, c.changed = clashes, false
 	var stopped []*remote
 	for id, r := range c.remotes {
-		if w, ok := want[id]; !ok || w.secret != r.secret {
-			r.gone = !ok // under another secret it is the same cluster, and its rows stay until then
+		if _, ok := want[id]; !ok {
+			r.gone = true
 			stopped = append(stopped, r)
 			delete(c.remotes, id)
 		}
 	}
-	c.mu.Unlock()
-	for _, r := range stopped {
-		r.cancel()
-		<-r.done
-	}
-	c.mu.Lock()
 	for id, w := range want {
 		r := c.remotes[id]
 		if r == nil {
@@ -146,7 +141,7 @@ func (c *Clusters) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 				defer cancel()
 				r.run(one, func() bool { c.mu.Lock(); defer c.mu.Unlock(); return r.gone })
 			})
-		} else if bytes.Equal(r.data, w.data) {
+		} else if r.name(w.secret); bytes.Equal(r.data, w.data) {
 			continue
 		}
 		r.data = w.data
@@ -154,6 +149,10 @@ func (c *Clusters) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 		r.set(config{rest: conf, err: err})
 	}
 	c.mu.Unlock()
+	for _, r := range stopped {
+		r.cancel()
+		<-r.done
+	}
 	c.report()
 }
 
@@ -171,7 +170,7 @@ func (c *Clusters) report() {
 	}
 	for id, r := range c.remotes {
 		if s, _ := r.current(); s.Message != "" {
-			now[r.secret] = append(now[r.secret], mesh.Finding{Object: key(r.secret), Field: "data." + id, Message: s.Message})
+			now[s.Secret] = append(now[s.Secret], mesh.Finding{Object: key(s.Secret), Field: "data." + id, Message: s.Message})
 		}
 	}
 	var healed []string
@@ -220,6 +219,12 @@ func (c *Clusters) Status() []ClusterStatus {
 // Settled reports whether the own cluster is synced and every remote one is synced or known not
 // to be reachable: what there is to see has been seen.
 func (c *Clusters) Settled() bool {
+	c.mu.Lock()
+	changed := c.changed
+	c.mu.Unlock()
+	if changed {
+		return false // of what came last nothing is running yet
+	}
 	for i, s := range c.Status() {
 		if s.Status == Syncing || i == 0 && s.Status != Synced && s.Status != Stale {
 			return false
@@ -320,6 +325,7 @@ func (c *Clusters) remoteSecret(name string, s *corev1.Secret) {
 	} else {
 		c.secrets[name] = s.Data
 	}
+	c.changed = true
 	select {
 	case c.poke <- struct{}{}:
 	default:

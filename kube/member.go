@@ -45,7 +45,6 @@ type ClusterStatus struct {
 // member is one API server of the mesh. Its goroutine is run.
 type member struct {
 	id      string
-	secret  string
 	kinds   []watched
 	sink    Sink
 	resolve *resolver
@@ -55,6 +54,7 @@ type member struct {
 	configs chan config // the newest credentials
 
 	mu     sync.Mutex
+	secret string
 	status ClusterStatus
 	client *Client // for calls: the live one, else the next one
 }
@@ -250,6 +250,13 @@ func (m *member) tell(s ClusterStatus) {
 		}
 		m.changed()
 	}
+}
+
+// name notes the secret that names the cluster, which may change without a change of cluster.
+func (m *member) name(secret string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.secret, m.status.Secret = secret, secret
 }
 
 func (m *member) current() (ClusterStatus, *Client) {
