@@ -103,7 +103,8 @@ func (k Keeper) GiveBack() error {
 		if err := os.Remove(filepath.Join(k.Labs, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return os.Remove(k.Labs)
+		os.Remove(k.Labs) // another lab may have come meanwhile; it raises again
+		return nil
 	})
 	if errors.Is(err, fs.ErrNotExist) { // there was no lab
 		return nil

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -54,7 +55,7 @@ func (s *Supervisor) bringUpCluster(ctx context.Context, c *topo.Cluster) error 
 	}
 	s.Progress("%s: %d nodes are Ready", c.Name, len(c.Nodes))
 	if err := until(ctx, c.Name+": DNS", patience, func() error { return a.available(ctx, "kube-system", "coredns") }); err != nil {
-		return fmt.Errorf("%w\n%s", err, s.events(ctx, c))
+		return fmt.Errorf("%w\n%s%s", err, s.events(ctx, c), s.restarts(c))
 	}
 	s.Progress("%s: DNS answers", c.Name)
 	return nil
@@ -71,6 +72,23 @@ func (s *Supervisor) events(ctx context.Context, c *topo.Cluster) string {
 		return fmt.Sprintf("no events: %v: %s", err, out)
 	}
 	return string(out)
+}
+
+// restarts is the end of what a cluster's nodes have logged of themselves:
+// programs that do not stay.
+func (s *Supervisor) restarts(c *topo.Cluster) string {
+	var b strings.Builder
+	for _, n := range c.Nodes {
+		log, err := os.ReadFile(s.Lab.Node(n.Name, "logs", "node.log"))
+		if err != nil {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+		for _, l := range lines[max(0, len(lines)-3):] {
+			fmt.Fprintf(&b, "%s: %s\n", n.Name, l)
+		}
+	}
+	return b.String()
 }
 
 func (s *Supervisor) apply(ctx context.Context, c *topo.Cluster, manifest string) error {
