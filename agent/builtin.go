@@ -68,11 +68,11 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 		loops = runtime.NumCPU()
 	}
 	runtime.GOMAXPROCS(loops + 1) // a loop holds on to its processor while it is busy
-	px, err := proxy.New(proxy.Options{Concurrency: loops, Secrets: &workloadSecrets{certs: certs}, Logger: o.Logger})
+	store := stats.NewStore(loops, stats.Local(localWorkload(o.Pod, n.Metadata)))
+	px, err := proxy.New(proxy.Options{Concurrency: loops, Secrets: &workloadSecrets{certs: certs}, Stats: store, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("the proxy: %w", err)
 	}
-	store := stats.NewStore(loops, stats.Local(localWorkload(o.Pod, n.Metadata)))
 	e := &builtin{proxy: px, stats: store, boot: boot, certs: certs, address: o.Config.DiscoveryAddress, loops: loops, started: time.Now(), log: o.Logger,
 		drained: func(f func(context.Context)) { g.Go(func() error { f(life); return nil }) }}
 	if err := e.apply(boot.Static); err != nil { // readiness and metrics are there from the beginning

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -384,6 +385,9 @@ func testPodWith(t *testing.T, engine Engine) {
 		code, body := p.get(port, "/stats/prometheus")
 		if code != 200 || !strings.Contains(body, "envoy_server_") {
 			t.Errorf("metrics on %d: %d", port, code)
+		}
+		if engine == Builtin && !regexp.MustCompile(`envoy_http_downstream_rq_total\{[^}]*"inbound"[^}]*\} [1-9]`).MatchString(body) {
+			t.Errorf("metrics on %d count no requests", port)
 		}
 		if port == p.status && !strings.Contains(body, `istio_agent_cert_expiry_seconds{resource_name="default"} 3`) {
 			t.Errorf("no expiry of the certificate in the agent's metrics")
