@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,5 +150,67 @@ func TestRoots(t *testing.T) {
 	c.PublishRoots("two") // the same is nothing new
 	if err := c.AwaitRoots(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDebugOverADS asks as istioctl does: with a token of the control plane's namespace.
+func TestDebugOverADS(t *testing.T) {
+	s := cluster(t, "network1")
+	token := func(ns string) string {
+		if _, err := s.Client.CoreV1().ServiceAccounts(ns).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.Client.CoreV1().ServiceAccounts(ns).CreateToken(t.Context(), "x", &authn.TokenRequest{Spec: authn.TokenRequestSpec{Audiences: []string{"istio-ca"}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status.Token
+	}
+	ours, others := token("istio-system"), token("sample")
+	c, _ := start(t, s, "cluster1")
+	eventually(t, "ready", c.Ready)
+	keys := newSecrets(t)
+	pair, err := tls.X509KeyPair(keys.cert, keys.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := serve(t, func(g *grpc.Server) { c.Server().Register(g) }, append(xds.Options(), grpc.Creds(credentials.NewServerTLSFromCert(&pair)))...)
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ask := func(token, typeURL string, names ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token), patience)
+		defer cancel()
+		st, err := discovery.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := st.Send(&discovery.DiscoveryRequest{Node: &core.Node{Id: "debug~0.0.0.0~istioctl~cluster.local"}, TypeUrl: typeURL, ResourceNames: names}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := st.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := ""
+		for _, x := range r.Resources {
+			all += string(x.Value)
+		}
+		return all
+	}
+	if got := ask(ours, "istio.io/debug", "clusterz"); !strings.Contains(got, `"syncStatus": "synced"`) {
+		t.Errorf("clusterz: %s", got)
+	}
+	if got := ask(ours, "istio.io/debug/list"); !strings.Contains(got, "/debug/syncz") {
+		t.Errorf("list: %s", got)
+	}
+	if got := ask(others, "istio.io/debug", "clusterz"); got != "" {
+		t.Errorf("for others: %s", got)
+	}
+	if len(c.Server().Clients()) != 0 {
+		t.Error("who asks counts as a proxy")
 	}
 }

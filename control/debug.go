@@ -400,18 +400,21 @@ func anyOf(typeURL string, r *resource.Resource) *anypb.Any {
 }
 
 // debugType begins the types under which istioctl asks for debug pages over ADS.
-const debugType = "istio.io/debug/"
+const debugType = "istio.io/debug"
 
 // answer serves debug pages over ADS, as istioctl asks for them: syncz and config_dump in messages
 // of Envoy's, any other as the bytes of the page. Only authenticated clients of the control plane's
 // own namespace get answers.
 func (c *Control) answer(_ context.Context, client *xds.Client, typeURL string, names []string) ([]*anypb.Any, bool) {
 	name, ok := strings.CutPrefix(typeURL, debugType)
-	if !ok {
+	if !ok || name != "" && name[0] != '/' {
 		return nil, false
 	}
 	if p := c.peerOf(client); !p.Authenticated || p.Namespace != c.Snapshot().Settings().SystemNamespace {
 		return nil, true
+	}
+	if name = strings.TrimPrefix(name, "/"); name == "" && len(names) == 1 { // the page's name is the resource's
+		return c.page(typeURL, names[0]), true
 	}
 	switch name, query, _ := strings.Cut(name, "?"); name {
 	case "syncz":
@@ -426,20 +429,24 @@ func (c *Control) answer(_ context.Context, client *xds.Client, typeURL string, 
 			return nil, true
 		}
 		return dump.Configs, true
-	default:
-		for _, p := range c.pages() {
-			if p.name == name && !strings.HasPrefix(name, "pprof") {
-				w := &capture{header: http.Header{}}
-				r, err := http.NewRequest(http.MethodGet, "/debug/"+name+"?"+query, nil)
-				if err != nil {
-					return nil, true
-				}
-				p.serve(w, r)
-				return []*anypb.Any{{TypeUrl: typeURL, Value: w.body}}, true
-			}
+	}
+	return c.page(typeURL, name), true
+}
+
+// page returns a debug page, with its query, as one resource.
+func (c *Control) page(typeURL, path string) []*anypb.Any {
+	r, err := http.NewRequest(http.MethodGet, "/debug/"+path, nil)
+	if err != nil {
+		return nil
+	}
+	for _, p := range c.pages() {
+		if r.URL.Path == "/debug/"+p.name && !strings.HasPrefix(p.name, "pprof") {
+			w := &capture{header: http.Header{}}
+			p.serve(w, r)
+			return []*anypb.Any{{TypeUrl: typeURL, Value: w.body}}
 		}
 	}
-	return nil, true
+	return nil
 }
 
 // clientConfigs is syncz as Envoy's client status.

@@ -28,7 +28,7 @@ type Peer struct {
 	Namespace      string
 	ServiceAccount string
 	Pod            string // empty for a workload that is no Pod
-	Kind           string // "sidecar", "router"
+	Kind           string // "sidecar", "router"; "debug" for one that only asks
 	node           compile.Node
 	address        string // of the Node's ID
 }
@@ -39,7 +39,9 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 	if len(parts) != 4 {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is not TYPE~IP~POD.NAMESPACE~DOMAIN", n.ID)
 	}
-	if parts[0] != "sidecar" && parts[0] != "router" {
+	// istioctl asks for debug pages in the name of no proxy.
+	asks := strings.HasPrefix(n.Asks, debugType)
+	if parts[0] != "sidecar" && parts[0] != "router" && !asks {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
 	}
 	meta := n.Metadata.GetFields()
@@ -55,6 +57,9 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 	}
 	if !encrypted(ctx) {
 		p.Cluster, p.Namespace, p.Pod, p.ServiceAccount = c.cluster(cluster), namespace, pod, text(meta, "SERVICE_ACCOUNT")
+		if asks {
+			p.Kind = "debug"
+		}
 		return p, nil
 	}
 	token := ""
@@ -69,6 +74,9 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 	who, err := c.clusters.Review(ctx, cluster, token, c.config.Audience)
 	if err != nil {
 		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	if asks {
+		return &Peer{Authenticated: true, Cluster: who.Cluster, Namespace: who.Namespace, ServiceAccount: who.ServiceAccount, Kind: "debug"}, nil
 	}
 	if namespace != who.Namespace {
 		return nil, status.Errorf(codes.PermissionDenied, "node %s says namespace %q, its token is of %s/%s", n.ID, namespace, who.Namespace, who.ServiceAccount)
@@ -138,7 +146,7 @@ func (l *loop) see(client *xds.Client) *seen {
 		last = &seen{since: time.Now()}
 	}
 	p, ok := client.Identity.(*Peer)
-	if !ok {
+	if !ok || p.Kind == "debug" {
 		return last
 	}
 	pod := l.podOf(p, client, last.pod)
@@ -183,7 +191,7 @@ func (l *loop) podOf(p *Peer, client *xds.Client, last *mesh.Pod) *mesh.Pod {
 // missing tells of clients whose Pod does not come, or goes back to look for those that have come.
 func (l *loop) missing() {
 	for client, s := range l.seen {
-		if s.pod == nil && !s.warned && time.Since(s.since) > settling {
+		if s.pod == nil && !s.warned && client.Identity.(*Peer).Kind != "debug" && time.Since(s.since) > settling {
 			s.warned = true
 			p := client.Identity.(*Peer)
 			l.config.Log.Warn("a proxy is connected whose Pod has not been seen; it gets no configuration until then",

@@ -18,6 +18,7 @@ type Node struct {
 	Zone     string
 	Subzone  string
 	Agent    string // user agent and its version, "envoy 1.40.0"
+	Asks     string // the type URL of its first request
 }
 
 // request is one request of either protocol.
@@ -68,11 +69,12 @@ func nodeOf(r *discovery.DeltaDiscoveryRequest) Node {
 		ID: n.GetId(), Cluster: n.GetCluster(), Metadata: n.GetMetadata(),
 		Region: l.GetRegion(), Zone: l.GetZone(), Subzone: l.GetSubZone(),
 		Agent: agent(n.GetUserAgentName(), n.GetUserAgentVersion()),
+		Asks:  r.GetTypeUrl(),
 	}
 }
 
 func sotwNode(r *discovery.DiscoveryRequest) Node {
-	return nodeOf(&discovery.DeltaDiscoveryRequest{Node: r.GetNode()})
+	return nodeOf(&discovery.DeltaDiscoveryRequest{Node: r.GetNode(), TypeUrl: r.GetTypeUrl()})
 }
 
 func agent(name, version string) string {
