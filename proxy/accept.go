@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/clienthello"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/loop"
@@ -192,6 +193,10 @@ type downstream struct {
 	lstat    *stats.Listener
 	hstat    *stats.HTTP // once HTTP has it
 	ended    bool
+
+	// For the listener's log.
+	flags            accesslog.Flags
+	details, failure string
 }
 
 // open begins a connection.
@@ -239,6 +244,8 @@ func (d *downstream) wants(i *config.Inspector) bool {
 
 func (d *downstream) drain() {} // still being inspected
 
+func (d *downstream) listenerName() string { return d.listener.Name }
+
 func (d *downstream) end() {
 	d.timer.Stop()
 	d.c.w.removeSession(d)
@@ -255,6 +262,7 @@ func (d *downstream) closed() {
 	d.lstat.CxActive.Dec()
 	d.lstat.CxDestroy.Inc()
 	d.lstat.CxLengthMS.Observe(float64(d.c.w.loop.Now().Sub(d.start).Milliseconds()))
+	d.c.w.logConn(d)
 }
 
 func (d *downstream) onWrite() {}
@@ -396,7 +404,7 @@ func (d *downstream) serve() {
 	d.chain = d.listener.Match(&d.match)
 	if d.chain == nil {
 		d.lstat.NoFilterChain.Inc()
-		w.logRefused(d, "filter_chain_not_found")
+		d.flags, d.details = accesslog.NoRouteFound, "filter_chain_not_found"
 		d.end()
 		return
 	}
@@ -407,7 +415,7 @@ func (d *downstream) serve() {
 	cfg, err := w.p.tls.server(w.p, d.chain.TLS)
 	if err != nil {
 		w.p.log.Warn("cannot serve TLS", "listener", d.listener.Name, "error", err)
-		w.logRefused(d, "tls_context_not_ready")
+		d.failure = "TLS_error: " + err.Error()
 		d.end()
 		return
 	}
@@ -430,7 +438,7 @@ func (d *downstream) secured(err error) {
 	if err != nil {
 		w.p.tls.report(w.p, "downstream", d.match.Remote.String(), err)
 		d.countHandshake(err)
-		w.logHandshake(d, err)
+		d.failure = "TLS_error: " + err.Error()
 		w.removeSession(d)
 		d.closed()
 		d.c.closeAfter()

@@ -392,6 +392,9 @@ func (s *stream) finishResponseHead() {
 	if s.hcm.RequestIDInResponse {
 		h.Set("x-request-id", s.req.First("x-request-id"))
 	}
+	if s.cookie != "" {
+		h.Add("set-cookie", s.cookie)
+	}
 	s.corsResponse()
 }
 

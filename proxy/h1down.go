@@ -32,6 +32,7 @@ type downConn struct {
 	waiting  bool // a head has begun and the timer is the head's
 	begun    bool // the first byte of the current request has come
 	uncount  func()
+	most     loop.Timer // MaxConnectionDuration
 }
 
 // serveHTTP begins to serve requests on d.
@@ -46,6 +47,10 @@ func (w *worker) serveHTTP(d *downstream) {
 	d.c.user = x
 	w.addSession(x)
 	x.uncount = d.countConn(false)
+	if t := d.chain.HTTP.MaxConnectionDuration; t > 0 {
+		x.most.Fire = func() { x.closeNow = true; x.drain() }
+		w.loop.Arm(&x.most, t)
+	}
 	x.rest()
 	if len(d.first) > 0 {
 		x.in = append(w.buf(), d.first...)
@@ -98,6 +103,8 @@ func (x *downConn) end() {
 	x.free()
 	x.c.close()
 }
+
+func (x *downConn) listenerName() string { return x.d.listener.Name }
 
 func (x *downConn) free() {
 	if x.in != nil {
@@ -165,6 +172,7 @@ func (x *downConn) onRead() {
 
 // leave counts the end of the session.
 func (x *downConn) leave() {
+	x.most.Stop()
 	x.w.removeSession(x)
 	x.uncount()
 	x.d.closed()
@@ -270,6 +278,7 @@ func (x *downConn) takeHead(b []byte) int {
 		x.d.first = append([]byte(nil), data...)
 		x.timer.Stop()
 		x.w.removeSession(x)
+		x.most.Stop()
 		x.free()
 		x.uncount()
 		x.w.serveHTTP2(x.d)

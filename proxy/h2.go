@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
 	"github.com/carrick-mesh/carrick/proxy/http2"
 	"github.com/carrick-mesh/carrick/proxy/loop"
@@ -15,6 +18,8 @@ type h2Down struct {
 	streams map[*h2Request]struct{}
 	served  uint32
 	idle    loop.Timer
+	most    loop.Timer // MaxConnectionDuration
+	ping    pinger
 	closing bool // Shutdown was called
 	uncount func()
 }
@@ -42,6 +47,11 @@ func (w *worker) serveHTTP2(d *downstream) {
 	d.c.user, d.c.src = x, x.h2
 	w.addSession(x)
 	x.uncount = d.countConn(true)
+	if t := o.MaxConnectionDuration; t > 0 {
+		x.most.Fire = x.drain
+		w.loop.Arm(&x.most, t)
+	}
+	x.ping.start(d.c, x.h2, &o.HTTP2, x.lost)
 	x.rest()
 	d.c.mark()
 	if first := d.first; len(first) > 0 {
@@ -73,6 +83,8 @@ func (x *h2Down) rest() {
 
 // leave counts the end of the session.
 func (x *h2Down) leave() {
+	x.most.Stop()
+	x.ping.stop()
 	x.w.removeSession(x)
 	x.uncount()
 	x.d.closed()
@@ -91,6 +103,8 @@ func (x *h2Down) drain() {
 	x.c.mark()
 	x.rest()
 }
+
+func (x *h2Down) listenerName() string { return x.d.listener.Name }
 
 func (x *h2Down) end() {
 	x.h2.Close(http2.NoError)
@@ -250,8 +264,53 @@ func (x *h2Down) OnGoAway(http2.Code, string) {
 	x.rest()
 }
 
-// OnPong is not waited for.
-func (x *h2Down) OnPong() {}
+// OnPong says that the client is there.
+func (x *h2Down) OnPong() { x.ping.pong() }
+
+// lost ends a connection whose client does not answer.
+func (x *h2Down) lost() {
+	x.c.close()
+	x.fail("http2.ping_timeout")
+}
+
+// pinger finds out whether the peer is still there.
+type pinger struct {
+	c       *conn
+	h2      *http2.Conn
+	o       *config.HTTP2Options
+	timer   loop.Timer
+	waiting bool
+	lost    func()
+}
+
+func (p *pinger) start(c *conn, h2 *http2.Conn, o *config.HTTP2Options, lost func()) {
+	if o.PingInterval <= 0 {
+		return
+	}
+	*p = pinger{c: c, h2: h2, o: o, lost: lost}
+	p.timer.Fire = p.fire
+	c.w.loop.Arm(&p.timer, o.PingInterval)
+}
+
+func (p *pinger) fire() {
+	if p.waiting {
+		p.lost()
+		return
+	}
+	p.waiting = true
+	p.h2.Ping()
+	p.c.mark()
+	p.c.w.loop.Arm(&p.timer, max(p.o.PingTimeout, time.Millisecond))
+}
+
+func (p *pinger) pong() {
+	if p.waiting {
+		p.waiting = false
+		p.c.w.loop.Arm(&p.timer, p.o.PingInterval)
+	}
+}
+
+func (p *pinger) stop() { p.timer.Stop() }
 
 // The methods below make h2Request a client.
 

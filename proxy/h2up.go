@@ -21,6 +21,7 @@ type h2Up struct {
 	born    time.Time
 	idle    loop.Timer
 	over    bool // takes no new streams
+	ping    pinger
 }
 
 // h2Call is one stream of an h2Up.
@@ -45,6 +46,7 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 	u.idle.Fire = u.shut
 	c.user, c.src = u, u.h2
 	p.w.h2ups[u] = struct{}{}
+	u.ping.start(c, u.h2, &o.HTTP2, func() { c.close(); u.fail(terminated) })
 	p.h.cluster.stat(p.w).CxHTTP2.Inc()
 	c.mark()
 	return u
@@ -95,6 +97,7 @@ func (u *h2Up) shut() {
 // forget takes u out of the pool.
 func (u *h2Up) forget() {
 	u.idle.Stop()
+	u.ping.stop()
 	delete(u.p.w.h2ups, u)
 	u.p.removeH2(u)
 }
@@ -261,8 +264,8 @@ func (u *h2Up) OnGoAway(http2.Code, string) {
 	}
 }
 
-// OnPong is not waited for.
-func (u *h2Up) OnPong() {}
+// OnPong says that the host is there.
+func (u *h2Up) OnPong() { u.ping.pong() }
 
 // The methods below make h2Call an upstream.
 

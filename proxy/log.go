@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"strings"
-
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
@@ -117,23 +115,12 @@ func (w *worker) logStream(s *stream) {
 	}
 }
 
-// logRefused logs a connection that no filter chain took.
-func (w *worker) logRefused(d *downstream, details string) {
+// logConn writes the listener's log of a connection that is over.
+func (w *worker) logConn(d *downstream) {
 	if len(d.listener.AccessLogs) == 0 {
 		return
 	}
 	e := w.connEntry(d)
-	e.Flags = accesslog.NoRouteFound
-	e.ResponseCodeDetails = details
-	w.log(d.listener.AccessLogs, e)
-}
-
-// logHandshake logs a connection whose TLS handshake failed.
-func (w *worker) logHandshake(d *downstream, err error) {
-	if len(d.listener.AccessLogs) == 0 {
-		return
-	}
-	e := w.connEntry(d)
-	e.DownstreamFailure = "TLS_error: " + strings.ReplaceAll(err.Error(), " ", "_")
+	e.Flags, e.ResponseCodeDetails, e.DownstreamFailure = d.flags, d.details, d.failure
 	w.log(d.listener.AccessLogs, e)
 }

@@ -301,8 +301,8 @@ func (p *pool) retire() {
 
 // dialOptions are what depends on the request that a connection is made for.
 type dialOptions struct {
-	sni  string
-	alpn []string
+	sni  string   // empty: the TLS context's
+	alpn []string // nil: the TLS context's
 }
 
 // errConnectTimeout says that connecting took too long.
@@ -367,7 +367,7 @@ func (d *dialing) onWrite() {
 		d.finish(nil)
 		return
 	}
-	cfg, err := d.w.p.tls.client(d.w.p, d.h.tls, d.o.sni, d.o.alpn)
+	cfg, err := d.w.p.tls.client(d.w.p, d.h.tls, d.o)
 	if err != nil {
 		d.fail(&tlsFailure{err})
 		return

@@ -169,12 +169,33 @@ func (p *Proxy) Apply(cfg *config.Config) error {
 	p.snap.Store(next) // first: a socket must not accept for a listener that is not there
 	errs := p.bind(next)
 	p.keepStats(cfg)
+	p.drainRemoved(old, next)
 	for name, c := range old.clusters {
 		if next.clusters[name] != c {
 			c.retire(p.workers)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// drainRemoved lets connections of listeners that are gone end.
+func (p *Proxy) drainRemoved(old, next *snapshot) {
+	gone := false
+	for name := range old.listeners {
+		gone = gone || next.listeners[name] == nil
+	}
+	if !gone {
+		return
+	}
+	for _, w := range p.workers {
+		w.loop.Post(func() {
+			for s := range w.sessions {
+				if next.listeners[s.listenerName()] == nil {
+					s.drain()
+				}
+			}
+		})
+	}
 }
 
 // Drain lets connections end: answers say "connection: close", idle connections are closed. It

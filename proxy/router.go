@@ -139,6 +139,18 @@ func (s *stream) forward(r *config.Route) {
 		s.retries = a.Retry.Num
 	}
 	s.mirror(a)
+	if t := a.IdleTimeout; t > 0 && !s.idle.Armed() {
+		s.w.loop.Arm(&s.idle, t)
+	}
+	if t := a.MaxStreamDuration; t >= 0 {
+		s.maxTimer.Stop()
+		if t > 0 {
+			s.w.loop.Arm(&s.maxTimer, t)
+		}
+	}
+	if t := s.cl.cfg.HTTP.MaxStreamDuration; t > 0 && !s.maxTimer.Armed() {
+		s.w.loop.Arm(&s.maxTimer, t)
+	}
 	if s.reqDone {
 		s.armTimeout()
 	}
@@ -255,6 +267,9 @@ func (s *stream) hash() (h uint64, ok bool) {
 			v, found = query(s.req.Pseudo(header.Path), p.Name)
 		case config.HashCookie:
 			v, found = cookie(s.req.First("cookie"), p.Name)
+			if !found && p.TTL >= 0 {
+				v, found = s.newCookie(&p), true
+			}
 		}
 		if !found {
 			continue
@@ -267,6 +282,20 @@ func (s *stream) hash() (h uint64, ok bool) {
 		}
 	}
 	return h, ok
+}
+
+// newCookie makes a cookie that will bring the client's next requests to the same host.
+func (s *stream) newCookie(p *config.HashPolicy) string {
+	v := strconv.FormatUint(s.random, 16)
+	s.cookie = p.Name + "=" + strconv.Quote(v)
+	if p.TTL > 0 {
+		s.cookie += "; Max-Age=" + strconv.Itoa(int(p.TTL/time.Second))
+	}
+	if p.Path != "" {
+		s.cookie += "; Path=" + p.Path
+	}
+	s.cookie += "; HttpOnly"
+	return v
 }
 
 func query(path, name string) (string, bool) {

@@ -68,6 +68,7 @@ type stream struct {
 	member      member
 	clusterName string
 	corsPolicy  *config.CORSPolicy // of an origin that is allowed
+	cookie      string             // to be set, for the hash policy
 	shadow      bool               // a mirrored copy: not logged
 
 	filter  int // index of the next filter

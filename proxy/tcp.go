@@ -172,6 +172,8 @@ func (t *tcpSession) onIdle() {
 // drain implements session. A TCP connection cannot be told to end; it ends when its peers do.
 func (t *tcpSession) drain() {}
 
+func (t *tcpSession) listenerName() string { return t.d.listener.Name }
+
 func (t *tcpSession) end() {
 	t.detail = "proxy_stopped"
 	t.finish()

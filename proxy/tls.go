@@ -189,8 +189,8 @@ func certificateURI(k *tls.Certificate) string {
 	return leaf.URIs[0].String()
 }
 
-// client returns the configuration for a connection; sni and alpn overrule the context's if set.
-func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, sni string, alpn []string) (*tls.Config, error) {
+// client returns the configuration for a connection.
+func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, o dialOptions) (*tls.Config, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := t.clients[c]
@@ -220,15 +220,15 @@ func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, sni string, alpn [
 		}
 		t.clients[c] = k
 	}
-	if sni == "" && alpn == nil {
+	if o.sni == "" && o.alpn == nil {
 		return k.cfg, nil
 	}
 	cfg := k.cfg.Clone()
-	if sni != "" {
-		cfg.ServerName = sni
+	if o.sni != "" {
+		cfg.ServerName = o.sni
 	}
-	if alpn != nil {
-		cfg.NextProtos = alpn
+	if o.alpn != nil {
+		cfg.NextProtos = o.alpn
 	}
 	return cfg, nil
 }

@@ -54,6 +54,8 @@ type session interface {
 	drain()
 	// end closes it at once.
 	end()
+	// listenerName names the listener that it came by.
+	listenerName() string
 }
 
 func newWorker(p *Proxy, idx int) (*worker, error) {
