@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,21 +36,36 @@ static_resources:
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
               path: %q
-              log_format: {text_format_source: {inline_string: "%%REQ(:METHOD)%% %%REQ(:PATH)%% %%RESPONSE_CODE%% %%RESPONSE_FLAGS%% %%UPSTREAM_CLUSTER%%\n"}}
+              log_format: {text_format_source: {inline_string: "%%REQ(:METHOD)%% %%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%% %%RESPONSE_CODE%% %%RESPONSE_FLAGS%% %%UPSTREAM_CLUSTER%%\n"}}
           route_config:
             name: local
+            validate_clusters: false
             virtual_hosts:
             - name: all
               domains: ["*"]
               routes:
               - match: {prefix: "/direct"}
                 direct_response: {status: 418, body: {inline_string: "short and stout"}}
+              - match: {path: "/nobody"}
+                route: {cluster: empty}
+              - match: {path: "/nowhere"}
+                route: {cluster: missing}
+              - match: {path: "/refused"}
+                route: {cluster: refused}
               - match: {prefix: "/"}
                 route: {cluster: backend, prefix_rewrite: "/app/"}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   clusters:
+  - {name: empty, type: STATIC, load_assignment: {cluster_name: empty}}
+  - name: refused
+    type: STATIC
+    load_assignment:
+      cluster_name: refused
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}
   - name: backend
     type: STATIC
     load_assignment:
@@ -94,7 +110,43 @@ func fetch(url string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
+// genuineEnvoy returns Envoy's program: $ENVOY, or envoy of PATH.
+func genuineEnvoy(t *testing.T) string {
+	t.Helper()
+	for _, p := range []string{os.Getenv("ENVOY"), "envoy"} {
+		if p, err := exec.LookPath(p); err == nil {
+			return p
+		}
+	}
+	t.Skip("no Envoy: put it into PATH or set ENVOY")
+	return ""
+}
+
+// The same file makes our proxy and Envoy do the same.
 func TestEnvoyVerb(t *testing.T) {
+	t.Run("builtin", func(t *testing.T) {
+		testBootstrap(t, func(ctx context.Context, args []string) error {
+			var stderr bytes.Buffer
+			e := environment{getenv: func(string) string { return "" }, environ: func() []string { return nil }, stdout: io.Discard, stderr: &stderr}
+			if code := run(ctx, e, append([]string{"envoy"}, args...)); code != exitOK {
+				return fmt.Errorf("exit code %d: %s", code, &stderr)
+			}
+			return nil
+		})
+	})
+	t.Run("genuine", func(t *testing.T) {
+		bin := genuineEnvoy(t)
+		testBootstrap(t, func(ctx context.Context, args []string) error {
+			out, err := exec.CommandContext(ctx, bin, append(args, "--use-dynamic-base-id")...).CombinedOutput()
+			if ctx.Err() == nil {
+				return fmt.Errorf("envoy: %w: %s", err, out)
+			}
+			return nil
+		})
+	})
+}
+
+func testBootstrap(t *testing.T, serve func(ctx context.Context, args []string) error) {
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "app got ", r.URL.Path) }))
 	defer app.Close()
 	dir := t.TempDir()
@@ -104,30 +156,42 @@ func TestEnvoyVerb(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var stderr bytes.Buffer
-	done := make(chan int, 1)
-	e := environment{getenv: func(string) string { return "" }, environ: func() []string { return nil }, stdout: io.Discard, stderr: &stderr}
+	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, e, []string{"envoy", "-c", file, "--concurrency", "1", "--admin-address-path", adminFile, "--disable-hot-restart", "--base-id", "3"})
+		done <- serve(ctx, []string{"-c", file, "--concurrency", "1", "--admin-address-path", adminFile, "--disable-hot-restart", "--file-flush-interval-msec", "50"})
 	}()
 	defer func() {
 		cancel()
-		if code := <-done; code != exitOK {
-			t.Errorf("exit code %d: %s", code, &stderr)
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	}()
 	web := fmt.Sprintf("http://127.0.0.1:%d", port)
 	eventually(t, "the proxy", func() bool { code, _ := fetch(web + "/direct"); return code == 418 })
-	if code, body := fetch(web + "/direct/x"); code != 418 || body != "short and stout" {
-		t.Errorf("direct response: %d %q", code, body)
+	for _, c := range []struct {
+		path, body string
+		code       int
+		line       string
+	}{
+		{"/direct/x", "short and stout", 418, "GET /direct/x 418 - -"},
+		{"/hello", "app got /app/hello", 200, "GET /hello 200 - backend"},
+		{"/nobody", "no healthy upstream", 503, "GET /nobody 503 UH empty"},
+		{"/nowhere", "", 503, "GET /nowhere 503 NC "},
+		{"/refused", "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure", 503, "GET /refused 503 UF refused"},
+	} {
+		if code, body := fetch(web + c.path); code != c.code || !strings.HasPrefix(body, c.body) {
+			t.Errorf("%s: %d %q, want %d %q", c.path, code, body, c.code, c.body)
+		}
+		var lines []byte
+		deadline := time.Now().Add(15 * time.Second)
+		for !strings.Contains(string(lines), c.line) && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+			lines, _ = os.ReadFile(logFile)
+		}
+		if !strings.Contains(string(lines), c.line) {
+			t.Errorf("no line %q in\n%s", c.line, lines)
+		}
 	}
-	if code, body := fetch(web + "/hello"); code != 200 || body != "app got /app/hello" {
-		t.Errorf("routed: %d %q", code, body)
-	}
-	eventually(t, "the access log", func() bool {
-		b, _ := os.ReadFile(logFile)
-		return strings.Contains(string(b), "GET /hello 200 - backend\n") || strings.Contains(string(b), "GET /app/hello 200 - backend\n")
-	})
 	addr, err := os.ReadFile(adminFile)
 	if err != nil {
 		t.Fatal(err)
