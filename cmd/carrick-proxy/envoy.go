@@ -24,7 +24,6 @@ import (
 	"github.com/carrick-mesh/carrick/proxy"
 	"github.com/carrick-mesh/carrick/proxy/admin"
 	"github.com/carrick-mesh/carrick/proxy/config"
-	"github.com/carrick-mesh/carrick/proxy/stats"
 	"github.com/carrick-mesh/carrick/xdsclient"
 )
 
@@ -141,10 +140,14 @@ func runEnvoy(ctx context.Context, e environment, args []string) error {
 				return fmt.Errorf("writing the admin address: %w", err)
 			}
 		}
-		srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: admin.New(admin.Options{
+		h := admin.New(admin.Options{
 			Version: version, Started: started, Node: boot.Node, Bootstrap: boot.Proto, Concurrency: o.concurrency, ConfigPath: o.path,
-			Config: px.Config, Hosts: proxyHosts(px), Listeners: proxyListeners(px), Stats: stats.NewStore(o.concurrency, stats.Local{}), Level: levelVar,
-			Drain: func(bool, bool) { go px.Drain(ctx) }, Quit: quit,
+			Config: px.Config, Hosts: proxyHosts(px), Listeners: proxyListeners(px), Stats: px.Stats(), Level: levelVar,
+			Drain: func(bool, bool) { g.Go(func() error { px.Drain(ctx); return nil }) }, Quit: quit,
+		})
+		srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			measure(px, o.concurrency, started)
+			h.ServeHTTP(w, r)
 		})}
 		g.Go(func() error {
 			if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -294,6 +297,21 @@ func read(d config.Data) ([]byte, error) {
 		return d.Inline, nil
 	}
 	return os.ReadFile(d.File)
+}
+
+// measure brings the gauges up to date that are of the whole process.
+func measure(px *proxy.Proxy, loops int, started time.Time) {
+	p, memory, cfg := px.Stats().Process, admin.Memory(), px.Config()
+	p.Live.Set(1)
+	p.Uptime.Set(int64(time.Since(started).Seconds()))
+	p.Concurrency.Set(int64(loops))
+	p.WorkersStarted.Set(1)
+	p.Memory.Set(int64(memory.Allocated))
+	p.Heap.Set(int64(memory.HeapSize))
+	p.Physical.Set(int64(memory.TotalPhysicalBytes))
+	p.Connections.Set(px.Connections())
+	p.ListenersActive.Set(int64(len(cfg.Listeners)))
+	p.ClustersActive.Set(int64(len(cfg.Clusters)))
 }
 
 func proxyListeners(px *proxy.Proxy) func() []admin.Listener {

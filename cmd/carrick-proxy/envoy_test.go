@@ -196,7 +196,7 @@ func testBootstrap(t *testing.T, serve func(ctx context.Context, args []string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{"/ready": "LIVE", "/clusters": "backend::127.0.0.1:", "/listeners": "web::127.0.0.1:", "/config_dump": "static_listeners", "/server_info": `"id"`} {
+	for path, want := range map[string]string{"/ready": "LIVE", "/clusters": "backend::127.0.0.1:", "/listeners": "web::127.0.0.1:", "/config_dump": "static_listeners", "/server_info": `"id"`, "/stats": "cluster.backend.upstream_rq_200: 1\n", "/stats/prometheus": `envoy_cluster_upstream_rq_total{envoy_cluster_name="backend"} 1`} {
 		if code, body := fetch("http://" + string(addr) + path); code != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d, no %q in %s", path, code, want, body)
 		}
