@@ -45,6 +45,7 @@ func (c *Control) pages() []page {
 		{"endpointz", "hosts and their endpoints", data(func() any { return c.endpointz() })},
 		{"configz", "users' objects", func(w http.ResponseWriter, r *http.Request) { c.configz(w) }},
 		{"config_dump", "what the proxy of ?proxyID=POD.NAMESPACE was sent, as Envoy's config dump", c.configDump},
+		{"force_disconnect", "ends the streams of the proxy of ?proxyID=POD.NAMESPACE, or of all; they come back", c.forceDisconnect},
 		{"mesh", "the mesh's settings in effect", func(w http.ResponseWriter, r *http.Request) { writeProto(w, c.Snapshot().Config().Spec) }},
 		{"push_status", "what is wrong with users' objects", data(func() any { return c.pushStatus() })},
 		{"list", "these pages", data(func() any {
@@ -328,6 +329,21 @@ func (c *Control) pushStatus() any {
 	}
 	st := c.state.Load()
 	return map[string]any{"version": st.version, "at": st.at, "findings": out}
+}
+
+func (c *Control) forceDisconnect(w http.ResponseWriter, r *http.Request) {
+	id, n := r.URL.Query().Get("proxyID"), 0
+	for _, client := range c.server.Clients() {
+		if id == "" || proxyName(client) == id {
+			client.Disconnect()
+			n++
+		}
+	}
+	if id != "" && n == 0 {
+		http.Error(w, fmt.Sprintf("no proxy %q is connected here: see /debug/connections", id), http.StatusNotFound)
+		return
+	}
+	writeJSON(w, map[string]int{"disconnected": n})
 }
 
 func (c *Control) configDump(w http.ResponseWriter, r *http.Request) {

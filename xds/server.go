@@ -313,6 +313,8 @@ func (s *Server) serve(stream grpc.ServerStream, delta bool, recv func() (*reque
 		case <-c.wake:
 		case err := <-failed:
 			return ended(err)
+		case <-c.cut:
+			return errCut
 		case <-s.stop:
 			return errDraining
 		case <-ctx.Done():
@@ -321,10 +323,12 @@ func (s *Server) serve(stream grpc.ServerStream, delta bool, recv func() (*reque
 	}
 }
 
+var errCut = status.Error(codes.Unavailable, "disconnected by the operator")
+
 var errDraining = status.Error(codes.Unavailable, "the control plane is going away")
 
 func (s *Server) admit(ctx context.Context, node Node, delta bool) (*Client, error) {
-	c := &Client{Node: node, Peer: peerAddress(ctx), Delta: delta, ConnectedAt: time.Now(), wake: make(chan struct{}, 1)}
+	c := &Client{Node: node, Peer: peerAddress(ctx), Delta: delta, ConnectedAt: time.Now(), wake: make(chan struct{}, 1), cut: make(chan struct{})}
 	if s.config.Authorize != nil {
 		id, err := s.config.Authorize(ctx, node)
 		if err != nil {
@@ -361,10 +365,15 @@ type Client struct {
 
 	current atomic.Pointer[published]
 	wake    chan struct{}
+	cut     chan struct{} // closed by Disconnect
+	cutOnce sync.Once
 
 	mu    sync.Mutex
 	types map[string]TypeStatus
 }
+
+// Disconnect ends the stream. The client is free to come back.
+func (c *Client) Disconnect() { c.cutOnce.Do(func() { close(c.cut) }) }
 
 // Bundle returns what the client was last told to hold, nil if nothing yet.
 func (c *Client) Bundle() *Bundle {
