@@ -14,6 +14,8 @@ import (
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/carrick-mesh/carrick/resource"
 )
 
 func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager, error) {
@@ -71,7 +73,7 @@ func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager
 		if err := viaADS(r.Rds.GetConfigSource()); err != nil {
 			return nil, in("rds.config_source", err)
 		}
-		routeNeeds(ns, h.RDS)
+		ns.add(resource.RouteType, h.RDS)
 	case *hcm.HttpConnectionManager_RouteConfig:
 		t, err := compileRoutes(r.RouteConfig)
 		if err != nil {

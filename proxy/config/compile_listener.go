@@ -18,8 +18,6 @@ import (
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"google.golang.org/protobuf/proto"
-
-	"github.com/carrick-mesh/carrick/resource"
 )
 
 // skipped reports whether an extension of that name is Istio's own, which only Istio's build of Envoy
@@ -307,6 +305,3 @@ func sumWeights(cs []WeightedCluster) (uint32, error) {
 	}
 	return uint32(sum), nil
 }
-
-// routeNeeds notes the route table that a connection manager asks for over ADS.
-func routeNeeds(ns *needs, name string) { ns.add(resource.RouteType, name) }
