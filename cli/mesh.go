@@ -16,7 +16,7 @@ func (a *app) mesh() *cobra.Command {
 	parent := &cobra.Command{Use: "mesh", Short: "Verbs for all clusters of a mesh together"}
 	kubeconfig := &cobra.Command{Use: "kubeconfig", Short: "Works on kubeconfig files"}
 	kubeconfig.AddCommand(mergeKubeconfigs())
-	parent.AddCommand(kubeconfig, a.meshCheck())
+	parent.AddCommand(kubeconfig, a.meshApply(), a.meshCheck())
 	return parent
 }
 
