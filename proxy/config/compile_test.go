@@ -85,7 +85,7 @@ func readDump(t testing.TB, path string) []Source {
 }
 
 func dumps(t testing.TB) []string {
-	paths, err := filepath.Glob("testdata/istiod/*.json")
+	paths, err := filepath.Glob("../../compile/testdata/istiod/*.json")
 	if err != nil || len(paths) == 0 {
 		t.Fatal("no dumps", err)
 	}

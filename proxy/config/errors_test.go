@@ -191,7 +191,7 @@ func FuzzCompile(f *testing.F) {
 
 // BenchmarkCompile is a sidecar's whole configuration, first from nothing and then unchanged.
 func BenchmarkCompile(b *testing.B) {
-	sources := readDump(b, "testdata/istiod/sidecar-sleep.json")
+	sources := readDump(b, "../../compile/testdata/istiod/sidecar-helloworld.json")
 	b.Run("cold", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
