@@ -79,7 +79,7 @@ func (x *downConn) rest() {
 
 func (x *downConn) onTimer() {
 	if x.waiting {
-		x.w.replyRaw(x, &http1.Error{Status: 408, Details: "request_header_timeout"}, "request timeout")
+		x.w.replyRaw(x, &http1.Error{Status: 408, Details: "request_header_timeout"}, "request header timeout")
 		return
 	}
 	x.end()
@@ -230,7 +230,11 @@ func (x *downConn) take(b []byte) {
 			x.scanned = 0
 			return
 		default:
-			data, n, err := x.body.Next(b, &x.s.reqTrailers)
+			var t *header.Header
+			if x.s.hcm.HTTP1.Trailers {
+				t = &x.s.reqTrailers
+			}
+			data, n, err := x.body.Next(b, t)
 			if err != nil {
 				x.badBody(err)
 				return

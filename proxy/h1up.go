@@ -114,6 +114,9 @@ func (u *upConn) sendEnd(s *stream, t *header.Header) {
 	}
 	u.sentAll = true
 	if u.chunked {
+		if !u.p.h.cluster.cfg.HTTP.HTTP1.Trailers {
+			t = nil
+		}
 		u.c.setBuffer(http1.AppendLastChunk(u.c.buffer(), t))
 	}
 	if u.tunnel || s.upgrade {
@@ -201,7 +204,11 @@ func (u *upConn) take(b []byte) {
 			u.s.upData(b)
 			return
 		}
-		data, n, err := u.body.Next(b, &u.trailer)
+		var t *header.Header
+		if u.p.h.cluster.cfg.HTTP.HTTP1.Trailers {
+			t = &u.trailer
+		}
+		data, n, err := u.body.Next(b, t)
 		if err != nil {
 			u.broken()
 			return

@@ -32,7 +32,7 @@ func speaking(how string) string {
 
 const (
 	speakH2         = `explicit_http_config: {http2_protocol_options: {}}`
-	speakDownstream = `use_downstream_protocol_config: {http2_protocol_options: {}}`
+	speakDownstream = `use_downstream_protocol_config: {http_protocol_options: {enable_trailers: true}, http2_protocol_options: {}}`
 )
 
 // h2Client speaks HTTP/2 without TLS.
@@ -55,7 +55,9 @@ func bothBackend(t testing.TB, h http.HandlerFunc) string {
 }
 
 // TestHTTP2 crosses both protocols on both sides, with bodies, trailers and many streams at once.
-func TestHTTP2(t *testing.T) {
+func TestHTTP2(t *testing.T) { engines(t, testHTTP2) }
+
+func testHTTP2(t *testing.T, run func(yaml string)) {
 	app := bothBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Proto", r.Proto)
 		w.Header().Set("Trailer", "X-T")
@@ -73,8 +75,8 @@ func TestHTTP2(t *testing.T) {
   - {match: {prefix: /h2}, route: {cluster: h2, timeout: 20s}}
   - {match: {prefix: /same}, route: {cluster: same, timeout: 20s}}
 `
-	start(t, bootstrap(httpListener(port, routes, "http_protocol_options: {enable_trailers: true}"),
-		clusterYAML("h1", "", app)+clusterYAML("h2", speaking(speakH2), app)+clusterYAML("same", speaking(speakDownstream), app)), nil)
+	run(bootstrap(httpListener(port, routes, "http_protocol_options: {enable_trailers: true}"),
+		clusterYAML("h1", speaking(`explicit_http_config: {http_protocol_options: {enable_trailers: true}}`), app)+clusterYAML("h2", speaking(speakH2), app)+clusterYAML("same", speaking(speakDownstream), app)))
 	for _, c := range []struct {
 		client *http.Client
 		down   string

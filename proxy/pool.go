@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"syscall"
 	"time"
@@ -440,6 +439,9 @@ type failure struct {
 	transport string // what the transport says of it
 }
 
+// tls reports whether it was the TLS handshake that failed. Only that is told to clients.
+func (f failure) tls() bool { return strings.HasPrefix(f.transport, "TLS_error") }
+
 // reason is why a stream or an attempt was reset.
 type reason uint8
 
@@ -485,7 +487,8 @@ func connectFailure(err error) failure {
 	}
 	var e syscall.Errno
 	if errors.As(err, &e) {
-		return failure{connectFailed, fmt.Sprintf("delayed connect error: %v", e)}
+		text := e.Error() // Envoy's are strerror's, which begin with a capital
+		return failure{connectFailed, "delayed connect error: " + strings.ToUpper(text[:1]) + text[1:]}
 	}
 	return failure{connectFailed, err.Error()}
 }

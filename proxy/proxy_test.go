@@ -122,6 +122,7 @@ func httpListener(port int, routes, more string) string {
 %[3]s
           route_config:
             name: r
+            validate_clusters: false
             virtual_hosts:
 %[2]s
           http_filters:
@@ -189,7 +190,9 @@ func get(t testing.TB, c *http.Client, url string) (int, string, http.Header) {
 	return resp.StatusCode, string(b), resp.Header
 }
 
-func TestHTTP(t *testing.T) {
+func TestHTTP(t *testing.T) { engines(t, testHTTP) }
+
+func testHTTP(t *testing.T, run func(yaml string)) {
 	var conns atomic.Int64
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -210,14 +213,14 @@ func TestHTTP(t *testing.T) {
 	defer s.Close()
 	port := freePort(t)
 	logFile := filepath.Join(t.TempDir(), "log")
-	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), `
+	run(bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), `
 access_log:
 - name: envoy.access_loggers.file
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
     path: `+logFile+`
     log_format: {text_format_source: {inline_string: "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %REQ(:AUTHORITY)% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% %ROUTE_NAME%\n"}}
-`), clusterYAML("b", "", s.Listener.Addr().String())), nil)
+`), clusterYAML("b", "", s.Listener.Addr().String())))
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	for i := range 10 {
 		code, body, h := get(t, http.DefaultClient, url+"/a?b=c")

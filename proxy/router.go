@@ -373,8 +373,10 @@ func (s *stream) failed(f failure) {
 	}
 	body += "reset reason: " + f.reason.text()
 	details := underscore(f.reason.text())
-	if f.transport != "" {
+	if f.tls() {
 		body += ", transport failure reason: " + f.transport
+	}
+	if f.transport != "" {
 		details += "|" + underscore(f.transport)
 	}
 	status := 503

@@ -63,18 +63,20 @@ func echo(t *testing.T) string {
 }
 
 // TestTCP: half-close, small and bulk data (copied and spliced) both ways, with the log's byte counts.
-func TestTCP(t *testing.T) {
+func TestTCP(t *testing.T) { engines(t, testTCP) }
+
+func testTCP(t *testing.T, run func(yaml string)) {
 	addr := echo(t)
 	port, dead := freePort(t), freePort(t)
 	logFile := filepath.Join(t.TempDir(), "log")
-	start(t, bootstrap(tcpListener(port, "b", fmt.Sprintf(`
+	run(bootstrap(tcpListener(port, "b", fmt.Sprintf(`
 access_log:
 - name: envoy.access_loggers.file
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
     path: %s
     log_format: {text_format_source: {inline_string: "%%BYTES_RECEIVED%% %%BYTES_SENT%% %%RESPONSE_FLAGS%% %%UPSTREAM_HOST%%\n"}}
-`, logFile))+tcpListener(dead, "dead", ""), clusterYAML("b", "", addr)+clusterYAML("dead", "", fmt.Sprintf("127.0.0.1:%d", freePort(t)))), nil)
+`, logFile))+tcpListener(dead, "dead", ""), clusterYAML("b", "", addr)+clusterYAML("dead", "", fmt.Sprintf("127.0.0.1:%d", freePort(t)))))
 	for _, n := range []int{0, 1, 70_000, 20 << 20} {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
@@ -299,13 +301,15 @@ func TestBalance(t *testing.T) {
 }
 
 // TestOutlier: a host that fails is left out, as Istio's outlierDetection asks.
-func TestOutlier(t *testing.T) {
+func TestOutlier(t *testing.T) { engines(t, testOutlier) }
+
+func testOutlier(t *testing.T, run func(yaml string)) {
 	var bad atomic.Int64
 	b := backend(t, func(w http.ResponseWriter, r *http.Request) { bad.Add(1); w.WriteHeader(500) })
 	g := backend(t, func(w http.ResponseWriter, r *http.Request) {})
 	port := freePort(t)
-	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""),
-		clusterYAML("c", "outlier_detection: {consecutive_5xx: 3, interval: 1s, base_ejection_time: 60s, max_ejection_percent: 50}", b, g)), nil)
+	run(bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""),
+		clusterYAML("c", "outlier_detection: {consecutive_5xx: 3, interval: 1s, base_ejection_time: 60s, max_ejection_percent: 50}", b, g)))
 	for range 100 {
 		get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
 	}
