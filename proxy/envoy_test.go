@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -17,11 +20,7 @@ func engines(t *testing.T, test func(t *testing.T, start func(yaml string))) {
 		test(t, func(yaml string) { start(t, yaml, nil) })
 	})
 	t.Run("envoy", func(t *testing.T) {
-		path := os.Getenv("ENVOY")
-		if path == "" {
-			path = "envoy"
-		}
-		bin, err := exec.LookPath(path)
+		bin, err := exec.LookPath(envoyPath())
 		if err != nil {
 			t.Skip("no envoy: name one in ENVOY")
 		}
@@ -29,17 +28,56 @@ func engines(t *testing.T, test func(t *testing.T, start func(yaml string))) {
 	})
 }
 
-var listenPort = regexp.MustCompile(`name: [lt][0-9]+\n    address: \{socket_address: \{address: 127.0.0.1, port_value: ([0-9]+)`)
+func envoyPath() string {
+	if p := os.Getenv("ENVOY"); p != "" {
+		return p
+	}
+	return "envoy"
+}
 
-func startEnvoy(t *testing.T, bin, yaml string) {
+// secretFiles gives Envoy as files what Secrets would give.
+func secretFiles(t testing.TB, yaml string, s Secrets) string {
+	t.Helper()
+	ts, ok := s.(*testSecrets)
+	if !ok || ts == nil {
+		return yaml
+	}
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(ts.key.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(typ string, b []byte) string { return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: b})) }
+	chain := write("chain.pem", block("CERTIFICATE", ts.key.Certificate[0]))
+	keyFile := write("key.pem", block("PRIVATE KEY", key))
+	roots := write("roots.pem", block("CERTIFICATE", ts.roots.Certificates[0].Raw))
+	for name, secret := range map[string]string{
+		"default": "tls_certificate: {certificate_chain: {filename: " + chain + "}, private_key: {filename: " + keyFile + "}}",
+		"ROOTCA":  "validation_context: {trusted_ca: {filename: " + roots + "}}",
+	} {
+		f := write(name+".yaml", "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: "+name+"\n  "+secret+"\n")
+		yaml = strings.ReplaceAll(yaml, "name: "+name+", sds_config: "+sds, "name: "+name+", sds_config: {path_config_source: {path: "+f+"}, resource_api_version: V3}")
+	}
+	return yaml
+}
+
+var listenPort = regexp.MustCompile(`name: [a-zA-Z0-9]+\n    address: \{socket_address: \{address: 127.0.0.1, port_value: ([0-9]+)`)
+
+func startEnvoy(t testing.TB, bin, yaml string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "envoy.yaml")
-	// Access logs are flushed after every line's second; Envoy's default is ten.
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	cmd := exec.Command(bin, "-c", file, "--concurrency", "2", "--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "50")
+	cmd := exec.Command(bin, "-c", file, "--concurrency", "2", "--disable-hot-restart", "--service-node", "n", "--service-cluster", "c", "--log-level", "warning", "--file-flush-interval-msec", "50")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

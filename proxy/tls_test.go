@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -178,8 +179,25 @@ func inbound(port int, app, logFile string) string {
 const peerSAN = `{san_type: URI, matcher: {exact: "spiffe://cluster.local/ns/sample/sa/default"}}`
 
 // TestMesh: client → outbound proxy → passthrough gateway → inbound proxy → application, as between
-// two clusters; every hop is this proxy.
+// two clusters, with this proxy in all places and, if there is one, genuine Envoy in each.
 func TestMesh(t *testing.T) {
+	t.Run("carrick", func(t *testing.T) { testMesh(t, start, start, start, true) })
+	bin, err := exec.LookPath(envoyPath())
+	if err != nil {
+		t.Skip("no envoy: name one in ENVOY")
+	}
+	envoy := func(t testing.TB, yaml string, s Secrets) *rig {
+		startEnvoy(t, bin, secretFiles(t, yaml, s))
+		return nil
+	}
+	t.Run("envoy server", func(t *testing.T) { testMesh(t, envoy, start, start, false) })
+	t.Run("envoy gateway", func(t *testing.T) { testMesh(t, start, envoy, start, false) })
+	t.Run("envoy client", func(t *testing.T) { testMesh(t, start, start, envoy, false) })
+}
+
+type starter func(t testing.TB, yaml string, s Secrets) *rig
+
+func testMesh(t *testing.T, startServer, startGateway, startClient starter, rotate bool) {
 	ca := newAuthority(t, "Root CA")
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s from %s", r.Header.Get("X-Forwarded-Client-Cert"), r.RemoteAddr)
@@ -191,10 +209,10 @@ func TestMesh(t *testing.T) {
 	logIn, logGW := filepath.Join(dir, "in"), filepath.Join(dir, "gw")
 
 	server := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/default"), roots: ca.roots()}
-	start(t, bootstrap(inbound(in, app.Listener.Addr().String(), logIn),
+	startServer(t, bootstrap(inbound(in, app.Listener.Addr().String(), logIn),
 		clusterYAML("inbound", `upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}}`, app.Listener.Addr().String())), server)
 
-	start(t, bootstrap(fmt.Sprintf(`
+	startGateway(t, bootstrap(fmt.Sprintf(`
   - name: gw
     address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     listener_filters:
@@ -221,7 +239,7 @@ func TestMesh(t *testing.T) {
 	}
 	client := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/sleep"), roots: ca.roots()}
 	gwAddr := fmt.Sprintf("127.0.0.1:%d", gw)
-	rig := start(t, bootstrap(httpListener(out, fmt.Sprintf(allTo, "remote"), "")+fmt.Sprintf(`
+	rig := startClient(t, bootstrap(httpListener(out, fmt.Sprintf(allTo, "remote"), "")+fmt.Sprintf(`
   - name: tcp
     address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     filter_chains:
@@ -262,6 +280,13 @@ func TestMesh(t *testing.T) {
 		return strings.HasPrefix(string(b), fmt.Sprintf("%s 127.0.0.1:%d %s 127.0.0.1:", sni, in, sni))
 	})
 
+	if rotate {
+		testRotation(t, rig, ca, client, server, out, clientTLS, gwAddr)
+	}
+}
+
+func testRotation(t *testing.T, rig *rig, ca *authority, client, server *testSecrets, out int, clientTLS func(string) string, gwAddr string) {
+	url := fmt.Sprintf("http://127.0.0.1:%d/", out)
 	// Certificates rotate: new connections use what is there now.
 	other := newAuthority(t, "Other CA")
 	client.set(other.issue("spiffe://cluster.local/ns/sample/sa/sleep"), ca.roots())
