@@ -28,6 +28,7 @@ type socket struct {
 
 type socketKey struct {
 	addr                  netip.AddrPort
+	pipe                  string // a unix socket's path, instead of addr
 	transparent, freebind bool
 }
 
@@ -41,7 +42,10 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 			continue
 		}
 		for _, a := range l.Addresses {
-			want[socketKey{a, l.Transparent, l.Freebind}] = l
+			want[socketKey{a, "", l.Transparent, l.Freebind}] = l
+		}
+		if l.Pipe != "" {
+			want[socketKey{pipe: l.Pipe}] = l
 		}
 	}
 	for k, sk := range p.sockets {
@@ -55,9 +59,9 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 			sk.listener = l.Name
 			continue
 		}
-		fd, err := loop.Listen(k.addr, loop.ListenOptions{Backlog: l.Backlog, Transparent: l.Transparent, Freebind: l.Freebind})
+		fd, err := listen(k, l)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("listener %q: binding %s: %w", l.Name, k.addr, err))
+			errs = append(errs, fmt.Errorf("listener %q: %w", l.Name, err))
 			continue
 		}
 		sk := &socket{addr: loop.LocalAddr(fd), fd: fd, listener: l.Name}
@@ -66,10 +70,25 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 		}
 		p.sockets[k] = sk
 		for _, w := range p.workers {
-			w.loop.Post(func() { w.watch(sk, k.addr) })
+			w.loop.Post(func() { w.watch(sk, k) })
 		}
 	}
 	return errs
+}
+
+func listen(k socketKey, l *config.Listener) (int, error) {
+	if k.pipe != "" {
+		fd, err := loop.ListenUnix(k.pipe, l.Backlog)
+		if err != nil {
+			return -1, fmt.Errorf("binding %s: %w", k.pipe, err)
+		}
+		return fd, nil
+	}
+	fd, err := loop.Listen(k.addr, loop.ListenOptions{Backlog: l.Backlog, Transparent: l.Transparent, Freebind: l.Freebind})
+	if err != nil {
+		return -1, fmt.Errorf("binding %s: %w", k.addr, err)
+	}
+	return fd, nil
 }
 
 // Addr returns the address that the first socket of a listener is bound to: with port 0 in the
@@ -110,11 +129,11 @@ func (p *Proxy) unwatch(sk *socket) {
 type acceptor struct {
 	w    *worker
 	sk   *socket
-	key  netip.AddrPort // as configured
+	key  socketKey
 	wait loop.Timer
 }
 
-func (w *worker) watch(sk *socket, key netip.AddrPort) {
+func (w *worker) watch(sk *socket, key socketKey) {
 	a := &acceptor{w: w, sk: sk, key: key}
 	a.wait.Fire = func() { w.listen(a) }
 	w.acceptors[sk] = a
@@ -133,7 +152,11 @@ func (w *worker) listen(a *acceptor) {
 // Ready accepts the connections that wait.
 func (a *acceptor) Ready(loop.Events) {
 	w := a.w
-	l := w.snapshot().byAddr[a.key]
+	snap := w.snapshot()
+	l := snap.byAddr[a.key.addr]
+	if a.key.pipe != "" {
+		l = snap.byPipe[a.key.pipe]
+	}
 	n := 64
 	if l != nil && l.MaxAccepts > 0 {
 		n = l.MaxAccepts
@@ -156,7 +179,9 @@ func (a *acceptor) Ready(loop.Events) {
 			loop.CloseFD(fd)
 			continue
 		}
-		loop.NoDelay(fd)
+		if a.key.pipe == "" {
+			loop.NoDelay(fd)
+		}
 		if k := l.Keepalive; k != nil {
 			loop.Keepalive(fd, k.Idle, k.Interval, int(k.Probes), k.UserTimeout)
 		}

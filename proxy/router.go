@@ -233,8 +233,11 @@ func (s *stream) pickHost() (member, bool) {
 		o.hash, o.hasHash = s.hash()
 	}
 	p := s.retryPolicy()
-	if s.attempt > 0 && p != nil && p.PreviousHosts {
-		o.attempts = max(1, p.HostAttempts)
+	if s.attempt > 0 && (s.avoid || p != nil && p.PreviousHosts) {
+		o.attempts = 5
+		if p != nil {
+			o.attempts = max(o.attempts, p.HostAttempts)
+		}
 		o.reject = func(h *host) bool {
 			for _, t := range s.tried {
 				if t == h {

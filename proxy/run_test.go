@@ -341,3 +341,63 @@ func TestGatewayConnections(t *testing.T) {
 		t.Errorf("%d connections for 200 requests", n)
 	}
 }
+
+// TestUnix: unix sockets on both sides.
+func TestUnix(t *testing.T) {
+	dir := t.TempDir()
+	up, down := filepath.Join(dir, "up"), filepath.Join(dir, "down")
+	l, err := net.Listen("unix", up)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "unix") })}
+	go s.Serve(l)
+	defer s.Close()
+	y := strings.Replace(httpListener(1, fmt.Sprintf(allTo, "c"), ""), "{socket_address: {address: 127.0.0.1, port_value: 1}}", "{pipe: {path: "+down+"}}", 1)
+	cluster := strings.Replace(clusterYAML("c", "", "1.1.1.1:1"), `{socket_address: {address: "1.1.1.1", port_value: 1}}`, "{pipe: {path: "+up+"}}", 1)
+	start(t, bootstrap(y, cluster), nil)
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", down)
+	}}}
+	for range 3 {
+		if code, body, _ := get(t, client, "http://a/"); code != 200 || body != "unix" {
+			t.Errorf("%d %q", code, body)
+		}
+	}
+}
+
+// TestStaleConnection: a request on a connection that the host is just closing goes to another
+// connection, unless it may not be repeated.
+func TestStaleConnection(t *testing.T) {
+	var n atomic.Int64
+	app := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if n.Add(1)%2 == 0 { // the second on each connection
+			c, _, _ := w.(http.Hijacker).Hijack()
+			c.Close()
+		}
+	})
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", app)), nil)
+	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
+	one := &http.Client{Transport: &http.Transport{}} // one connection, so one loop
+	for range 10 {
+		if code, body, _ := get(t, one, url); code != 200 {
+			t.Fatalf("GET: %d %q", code, body)
+		}
+	}
+	failed := 0
+	for range 4 {
+		resp, err := one.Post(url, "text/plain", strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode == 503 {
+			failed++
+		}
+	}
+	if failed == 0 {
+		t.Error("a POST was repeated")
+	}
+}

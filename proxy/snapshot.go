@@ -11,6 +11,7 @@ import (
 type snapshot struct {
 	cfg       *config.Config
 	byAddr    map[netip.AddrPort]*config.Listener // listeners by main address, bound or not
+	byPipe    map[string]*config.Listener
 	listeners map[string]*config.Listener
 	clusters  map[string]*cluster
 }
@@ -20,6 +21,7 @@ func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, error) {
 	s := &snapshot{
 		cfg:       cfg,
 		byAddr:    make(map[netip.AddrPort]*config.Listener, len(cfg.Listeners)),
+		byPipe:    map[string]*config.Listener{},
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
 		clusters:  make(map[string]*cluster, len(cfg.Clusters)),
 	}
@@ -30,6 +32,9 @@ func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, error) {
 		}
 		for _, a := range l.Addresses {
 			s.byAddr[a] = l
+		}
+		if l.Pipe != "" {
+			s.byPipe[l.Pipe] = l
 		}
 	}
 	for name, cc := range cfg.Clusters {

@@ -79,6 +79,7 @@ type stream struct {
 	tried   []*host
 	retries uint32 // left
 	attempt int
+	avoid   bool // the hosts tried, whatever the policy says
 	open    bool // counts in the breaker of requests
 
 	reqDone   bool // the whole request has come
@@ -419,7 +420,10 @@ func (s *stream) upReset(f failure, got, reused bool) {
 		return
 	}
 	if reused && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
-		// The host closed an idle connection just as we used it (RFC 9110, 9.2.2).
+		// The host closed an idle connection just as we used it, or the way to it is cut
+		// (RFC 9110, 9.2.2): another host, if there is one.
+		s.avoid = true
+		s.tried = append(s.tried, s.member.host)
 		s.closeAttempt()
 		s.try()
 		return

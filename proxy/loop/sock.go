@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -141,6 +142,33 @@ func listen(fd int, addr netip.AddrPort, o ListenOptions) error {
 		return os.NewSyscallError("listen", err)
 	}
 	return nil
+}
+
+// ListenUnix returns a listening unix socket at path; a socket file that is there already and that
+// nobody listens on is replaced.
+func ListenUnix(path string, backlog int) (int, error) {
+	if c, err := ConnectUnix(path); err == nil {
+		syscall.Close(c)
+		return -1, syscall.EADDRINUSE
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		os.Remove(path)
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		syscall.Close(fd)
+		return -1, os.NewSyscallError("bind", err)
+	}
+	if backlog <= 0 {
+		backlog = 4096
+	}
+	if err := syscall.Listen(fd, backlog); err != nil {
+		syscall.Close(fd)
+		return -1, os.NewSyscallError("listen", err)
+	}
+	return fd, nil
 }
 
 func ipOption(fd int, v6 bool, opt4, opt6 int) error {
