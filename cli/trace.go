@@ -155,6 +155,26 @@ func (a *app) findHops(ctx context.Context, c *cluster, contexts []string, sourc
 	if namespace == "" {
 		return hops, nil
 	}
+	// Proxies write their logs with some delay.
+	deadline := time.Now().Add(wait)
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		more, err := a.farHops(ctx, contexts, namespace, source, id, began)
+		if err != nil || len(more) > 0 || !time.Now().Before(deadline) {
+			return append(hops, more...), err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// farHops looks for the request in the sidecars of a namespace, in every cluster, and for the
+// gateway that it came through.
+func (a *app) farHops(ctx context.Context, contexts []string, namespace string, source *corev1.Pod, id string, began time.Time) ([]hop, error) {
 	for _, name := range contexts {
 		peer, err := a.target.connectTo(name)
 		if err != nil {
@@ -177,13 +197,14 @@ func (a *app) findHops(ctx context.Context, c *cluster, contexts []string, sourc
 			if err := at.read(ctx, peer, a.target.istioNamespace); err != nil {
 				return nil, peer.wrong(err)
 			}
+			var hops []hop
 			if g := peer.gatewayHop(ctx, a.target.istioNamespace, line, at, began); g != nil {
 				hops = append(hops, *g)
 			}
 			return append(hops, hop{fmt.Sprintf("%s, pod %s/%s, its sidecar", peer.context, p.Namespace, p.Name), line, at}), nil
 		}
 	}
-	return hops, nil
+	return nil, nil
 }
 
 // gatewayHop finds the line of the connection by which a request came through a gateway. The
