@@ -105,6 +105,9 @@ func (s *stream) forwarded(scheme string) {
 // fromXFF returns the address that is hops before the last in X-Forwarded-For, and whether it is
 // the only one.
 func fromXFF(v string, hops int) (a netip.Addr, only, ok bool) {
+	if v == "" {
+		return a, true, false
+	}
 	only = !strings.Contains(v, ",")
 	for ; hops > 0; hops-- {
 		i := strings.LastIndexByte(v, ',')

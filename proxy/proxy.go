@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,16 +253,6 @@ func (p *Proxy) Listeners() []ListenerStatus {
 		}
 		out = append(out, ListenerStatus{l, bound})
 	}
-	slices.SortFunc(out, func(a, b ListenerStatus) int { return compareStrings(a.Listener.Name, b.Listener.Name) })
+	slices.SortFunc(out, func(a, b ListenerStatus) int { return strings.Compare(a.Listener.Name, b.Listener.Name) })
 	return out
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
@@ -506,54 +505,4 @@ func (s *stream) onMaxDuration() {
 	}
 	s.detach()
 	s.reply(408, "", "max_duration_timeout")
-}
-
-// reply answers by itself: details are Envoy's response code details.
-func (s *stream) reply(status int, body, details string) {
-	s.replyBody(status, []byte(body), "text/plain", details, nil)
-}
-
-func (s *stream) replyBody(status int, body []byte, contentType, details string, more func(h *header.Header)) {
-	s.status, s.details = status, details
-	h := &s.resp
-	h.Reset()
-	h.SetPseudo(header.Status, strconv.Itoa(status))
-	grpc := isGRPC(&s.req)
-	switch {
-	case grpc:
-		h.SetPseudo(header.Status, "200")
-		h.Add("content-type", "application/grpc")
-		h.Add("grpc-status", strconv.Itoa(grpcStatus(status)))
-		if len(body) > 0 {
-			h.Add("grpc-message", percentEncode(string(body)))
-		}
-		body = nil
-	case status == 204 || status == 304 || status < 200:
-		body = nil
-	default:
-		h.Add("content-length", strconv.Itoa(len(body)))
-		if len(body) > 0 {
-			h.Add("content-type", contentType)
-		}
-	}
-	if more != nil {
-		more(h)
-	}
-	h.Add("date", s.w.date())
-	h.Add("server", s.hcm.ServerName)
-	if s.route != nil {
-		s.mutate(h, s.route.ResponseHeaders)
-	}
-	s.responded = true
-	end := len(body) == 0 || s.head
-	if grpc && !end {
-		end = true
-	}
-	s.down.sendHead(s, end)
-	if !end {
-		s.tx += uint64(len(body))
-		s.down.sendData(s, body)
-		s.down.sendEnd(s, nil)
-	}
-	s.end(true)
 }

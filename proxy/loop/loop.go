@@ -57,7 +57,11 @@ type Loop struct {
 	again []slot
 	turn  []slot
 
-	start   time.Time
+	evs    [batch]syscall.EpollEvent
+	parked func(uintptr) bool // polls; made once, for a closure is an allocation
+	n      int                // what parked found
+	errno  syscall.Errno
+
 	now     time.Time
 	timers  timers
 	stopped bool
@@ -84,9 +88,12 @@ func New() (*Loop, error) {
 		syscall.Close(ep)
 		return nil, fmt.Errorf("setting epoll descriptor non-blocking: %w", err)
 	}
-	l := &Loop{ep: ep, file: os.NewFile(uintptr(ep), "epoll"), start: time.Now()}
-	l.now = l.start
+	l := &Loop{ep: ep, file: os.NewFile(uintptr(ep), "epoll"), now: time.Now()}
 	l.timers.init()
+	l.parked = func(uintptr) bool {
+		l.n, l.errno = l.poll(0)
+		return l.n > 0 || l.errno != 0
+	}
 	if l.park, err = l.file.SyscallConn(); err != nil {
 		l.file.Close()
 		return nil, fmt.Errorf("registering epoll descriptor with the runtime: %w", err)
@@ -201,9 +208,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { l.Post(func() { l.stopped = true }) })
 	defer stop()
 	defer l.close()
-	var evs [batch]syscall.EpollEvent
 	for !l.stopped {
-		n, err := l.wait(&evs)
+		n, err := l.wait()
 		if err != nil {
 			return fmt.Errorf("epoll_wait: %w", err)
 		}
@@ -216,8 +222,8 @@ func (l *Loop) Run(ctx context.Context) error {
 				}
 			}
 		}
-		for i := range evs[:n] {
-			e := &evs[i]
+		for i := range l.evs[:n] {
+			e := &l.evs[i]
 			// The generation tells events of a closed descriptor from those of its successor.
 			if s := &l.table[e.Fd]; s.gen == e.Pad && s.h != nil {
 				s.h.Ready(Events(e.Events))
@@ -241,7 +247,7 @@ func (l *Loop) close() {
 
 // wait returns the next events, or none when a timer is due, somebody wants another turn or the
 // runtime needs a safepoint.
-func (l *Loop) wait(evs *[batch]syscall.EpollEvent) (int, error) {
+func (l *Loop) wait() (int, error) {
 	next, ok := l.timers.next()
 	d := spin
 	if ok {
@@ -250,7 +256,7 @@ func (l *Loop) wait(evs *[batch]syscall.EpollEvent) (int, error) {
 	if len(l.again) > 0 {
 		d = 0
 	}
-	n, e := l.poll(evs, int((d+time.Millisecond-1)/time.Millisecond))
+	n, e := l.poll(int((d+time.Millisecond-1)/time.Millisecond))
 	if e == syscall.EINTR {
 		// The runtime preempts by signal. Without a safepoint here the loop would go straight
 		// back into the kernel and hold up stop-the-world until the next event.
@@ -271,21 +277,18 @@ func (l *Loop) wait(evs *[batch]syscall.EpollEvent) (int, error) {
 	if err := l.file.SetReadDeadline(deadline); err != nil {
 		return 0, err
 	}
-	err := l.park.Read(func(uintptr) bool {
-		n, e = l.poll(evs, 0)
-		return n > 0 || e != 0
-	})
-	if err != nil && !os.IsTimeout(err) {
+	l.n, l.errno = 0, 0
+	if err := l.park.Read(l.parked); err != nil && !os.IsTimeout(err) {
 		return 0, err
 	}
-	if e != 0 && e != syscall.EINTR {
-		return 0, e
+	if l.errno != 0 && l.errno != syscall.EINTR {
+		return 0, l.errno
 	}
-	return n, nil
+	return l.n, nil
 }
 
-func (l *Loop) poll(evs *[batch]syscall.EpollEvent, ms int) (int, syscall.Errno) {
-	n, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.ep), uintptr(unsafe.Pointer(evs)), batch, uintptr(ms), 0, 0)
+func (l *Loop) poll(ms int) (int, syscall.Errno) {
+	n, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.ep), uintptr(unsafe.Pointer(&l.evs)), batch, uintptr(ms), 0, 0)
 	if e != 0 {
 		return 0, e
 	}
