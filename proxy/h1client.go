@@ -72,7 +72,7 @@ func (x *downConn) sendInformational(s *stream, status int) {
 func (x *downConn) full() bool { return x.c.isFull() }
 
 func (x *downConn) resume() {
-	if x.c.readable || len(x.in) > 0 {
+	if x.c.readable || x.early {
 		x.c.again()
 	}
 }
@@ -101,7 +101,7 @@ func (x *downConn) done(s *stream, complete bool) {
 		x.c.linger()
 	default:
 		x.rest()
-		if len(x.in) > 0 || x.c.readable {
+		if x.early || x.c.readable {
 			x.c.again()
 		}
 	}

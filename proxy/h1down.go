@@ -18,8 +18,9 @@ type downConn struct {
 	w *worker
 
 	s       *stream // nil: between requests
-	in      []byte  // a partial head, or what came after the current request
-	scanned int
+	in      []byte  // a partial head, or if early is set what came after the current request
+	early   bool
+	scanned int // of the partial head: it has no end up to there
 	msg     http1.Message
 	body    http1.Body
 	served  uint32
@@ -52,7 +53,7 @@ func (w *worker) serveHTTP(d *downstream) {
 	}
 	x.rest()
 	if len(d.first) > 0 {
-		x.in = append(w.buf(), d.first...)
+		x.in, x.early = append(w.buf(), d.first...), true
 		d.first = nil
 		d.c.again()
 	} else if d.c.readable {
@@ -137,10 +138,10 @@ func (x *downConn) gone() {
 }
 
 func (x *downConn) onRead() {
-	if len(x.in) > 0 && (x.s == nil || !x.s.reqDone && !x.inHead()) {
+	if x.early && x.s == nil {
 		b := x.in
-		x.in = nil
-		x.scannedFrom(b)
+		x.in, x.early = nil, false
+		x.take(b)
 		x.w.recycle(b)
 		if x.c.closed {
 			return
@@ -175,15 +176,6 @@ func (x *downConn) leave() {
 	x.w.removeSession(x)
 	x.uncount()
 	x.d.closed()
-}
-
-// inHead reports whether x.in is the start of a head.
-func (x *downConn) inHead() bool { return x.s == nil }
-
-// scannedFrom takes bytes that were kept.
-func (x *downConn) scannedFrom(b []byte) {
-	x.scanned = 0
-	x.take(b)
 }
 
 // watch notices that the client leaves while it should wait for its response. Bytes of a next
@@ -225,8 +217,7 @@ func (x *downConn) take(b []byte) {
 			x.s.reqData(b)
 			return
 		case x.s.reqDone:
-			x.in = append(x.w.buf(), b...) // the next request, early
-			x.scanned = 0
+			x.in, x.early = append(x.w.buf(), b...), true
 			return
 		default:
 			var t *header.Header

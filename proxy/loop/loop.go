@@ -256,7 +256,7 @@ func (l *Loop) wait() (int, error) {
 	if len(l.again) > 0 {
 		d = 0
 	}
-	n, e := l.poll(int((d+time.Millisecond-1)/time.Millisecond))
+	n, e := l.poll(int((d + time.Millisecond - 1) / time.Millisecond))
 	if e == syscall.EINTR {
 		// The runtime preempts by signal. Without a safepoint here the loop would go straight
 		// back into the kernel and hold up stop-the-world until the next event.
