@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -19,28 +20,57 @@ import (
 	"k8s.io/client-go/util/exec"
 )
 
-// hop is one proxy's log line of a traced request.
-type hop struct {
-	where string
-	line  *diagnose.Line
-	at    *atlas
+// traced is what trace found out, as -o json and yaml print it.
+type traced struct {
+	URL       string         `json:"url"`
+	RequestID string         `json:"requestID"`
+	Answer    string         `json:"answer"` // status code, or what went wrong
+	Body      string         `json:"body,omitempty"`
+	Hops      []diagnose.Hop `json:"hops"`
+	Clocks    string         `json:"clocks,omitempty"`
+	Notes     []string       `json:"notes,omitempty"`
+	OK        bool           `json:"ok"`
+	Verdict   string         `json:"verdict"`
+}
+
+// peer is a cluster that a request may go through, with what names there are.
+type peer struct {
+	*cluster
+	name, network string
+	at            *atlas
+}
+
+// tracer follows one request.
+type tracer struct {
+	app   *app
+	peers []*peer // the caller's first
+	url   *url.URL
+	id    string
+	began time.Time
+	wait  time.Duration
 }
 
 func (a *app) trace() *cobra.Command {
 	var contexts []string
-	var container string
+	var container, output string
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "trace POD.NAMESPACE URL",
 		Short: "Sends one request from a pod and prints its hops",
 		Long: `Sends one request by curl from a container of the pod, and finds it again in the logs of the proxies on
-its way, by its request id, also in the other clusters of the kubeconfig. The access log must be on.`,
+its way, by its request id, also in the other clusters of the kubeconfig. For each hop it prints addresses,
+identity, listener, route and cluster names, the endpoint that was chosen, and a verdict; and how far the
+clocks differ. Where the access log is off, or the pod has no curl, it says what the proxy's configuration
+would do. The exit code is 1 if the request failed.`,
 		Example: `  carrick trace deploy/sleep.sample http://helloworld.sample:5000/hello --context=cluster1`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			u, err := url.Parse(args[1])
-			if err != nil || u.Host == "" {
+			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 				return usagef("%q is not a URL with a host: want http://helloworld.sample:5000/hello", args[1])
+			}
+			if output != "" && output != "json" && output != "yaml" {
+				return usagef("-o %s: is not json or yaml", output)
 			}
 			c, err := a.target.connect(cmd)
 			if err != nil {
@@ -51,118 +81,187 @@ its way, by its request id, also in the other clusters of the kubeconfig. The ac
 					return err
 				}
 			}
-			return a.runTrace(cmd, c, contexts, args[0], container, u, wait)
+			t := &tracer{app: a, url: u, id: uuid.NewString(), began: time.Now(), wait: wait}
+			found := &traced{URL: u.String(), RequestID: t.id}
+			namespace, name, err := c.pod(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := t.connect(cmd.Context(), c, contexts, found); err != nil {
+				return err
+			}
+			if err := t.run(cmd.Context(), namespace, name, container, found); err != nil {
+				return err
+			}
+			return found.print(cmd.OutOrStdout(), output)
 		},
 	}
 	cmd.Flags().StringSliceVar(&contexts, "peers", nil, "contexts to look for the request in (default all of the kubeconfig)")
 	cmd.Flags().StringVar(&container, "container", "", "container to send from (default the first that is not a proxy)")
-	cmd.Flags().DurationVar(&wait, "wait", 5*time.Second, "how long to look for log lines")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	cmd.Flags().DurationVar(&wait, "wait", 12*time.Second, "how long to look for log lines; Envoy writes them up to 10 s late")
 	return cmd
 }
 
-func (a *app) runTrace(cmd *cobra.Command, c *cluster, contexts []string, source, container string, u *url.URL, wait time.Duration) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	namespace, pod, err := c.pod(ctx, source)
-	if err != nil {
+// connect gathers the clusters that the request may go through. One that does not answer is left
+// out with a note.
+func (t *tracer) connect(ctx context.Context, c *cluster, contexts []string, found *traced) error {
+	join := func(c *cluster) error {
+		p := &peer{cluster: c, name: c.context, at: &atlas{names: map[string]string{}}}
+		if cfg, err := installed(ctx, c, t.app.target.istioNamespace, t.app.version); err == nil {
+			p.name, p.network = cfg.Cluster, cfg.Network
+		}
+		if err := p.at.read(ctx, c, t.app.target.istioNamespace); err != nil {
+			return c.wrong(err)
+		}
+		t.peers = append(t.peers, p)
+		return nil
+	}
+	if err := join(c); err != nil {
 		return err
 	}
-	p, err := c.Kube.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
-	if err != nil {
-		return c.wrong(err)
-	}
-	if container == "" {
-		for _, ct := range p.Spec.Containers {
-			if ct.Name != "istio-proxy" {
-				container = ct.Name
-				break
-			}
-		}
-	}
-	id, began := uuid.NewString(), time.Now()
-	answer, err := c.exec(ctx, namespace, pod, container,
-		"curl", "-sS", "-o", "/dev/null", "--max-time", "15", "-H", "x-request-id: "+id, "-w", "%{http_code} in %{time_total} s", u.String())
-	if code := new(exec.CodeExitError); errors.As(err, code) && code.Code < 126 {
-		answer, err = "with an error: "+oneLine(err), nil // curl's: the logs may say more
-	}
-	if err != nil {
-		return c.wrong(fmt.Errorf("sending from container %s of pod %s/%s (has it curl?): %w", container, namespace, pod, err))
-	}
-	fmt.Fprintf(out, "%s answered %s; request id %s\n", u, strings.TrimSpace(answer), id)
-
-	hops, err := a.findHops(ctx, c, contexts, p, id, began, wait)
-	if err != nil {
-		return err
-	}
-	for i, h := range hops {
-		fmt.Fprintf(out, "\n%d. %s\n", i+1, h.where)
-		var rows [][]string
-		for _, f := range h.line.Explain(h.at.place) {
-			switch f.Field {
-			case "(log)", "response code", "response flags", "transport failure", "upstream host", "upstream cluster", "downstream local address", "downstream remote address", "requested server name", "route name", "duration":
-				rows = append(rows, []string{"   " + f.Field, f.Value, f.Meaning})
-			}
-		}
-		if err := table(out, "   FIELD\tVALUE\tMEANING", rows); err != nil {
+	for _, name := range contexts {
+		other, err := t.app.target.connectTo(name)
+		if err != nil {
 			return err
 		}
-	}
-	fmt.Fprintln(out)
-	return verdict(cmd, hops, strings.HasPrefix(answer, "2"))
-}
-
-func verdict(cmd *cobra.Command, hops []hop, answered bool) error {
-	out := cmd.OutOrStdout()
-	var source, destination *diagnose.Line
-	for _, h := range hops {
-		switch h.line.Side() {
-		case diagnose.Source:
-			source = h.line
-		case diagnose.Destination:
-			destination = h.line
+		if other.server == c.server {
+			continue
 		}
-	}
-	switch {
-	case source == nil:
-		fmt.Fprintln(out, "No proxy logged the request. Has the pod a sidecar, and is the access log on (meshConfig accessLogFile: /dev/stdout)?")
-		return silent{errors.New("not logged")}
-	case !answered:
-		fmt.Fprintf(out, "✘ The request failed: response code %s, flags %s.\n", source.Code, source.Flags)
-		return silent{errors.New("failed")}
-	case destination == nil:
-		fmt.Fprintln(out, "✔ The request was answered. The answering side logged nothing: it has no sidecar, its access log is off, or it is in a cluster that was not asked (--peers).")
-	case strings.HasSuffix(source.UpstreamHost, ":15443"):
-		fmt.Fprintln(out, "✔ The request was answered by another network, through its gateway.")
-	default:
-		fmt.Fprintln(out, "✔ The request was answered in its own network.")
+		if err := join(other); err != nil {
+			found.Notes = append(found.Notes, "not looked at: "+oneLine(err))
+		}
 	}
 	return nil
 }
 
-// findHops looks for the lines of a request: in the source's log first, then in those of all pods
-// with a sidecar in the namespace that the request went to.
-func (a *app) findHops(ctx context.Context, c *cluster, contexts []string, source *corev1.Pod, id string, began time.Time, wait time.Duration) ([]hop, error) {
-	here := &atlas{names: map[string]string{}}
-	if err := here.read(ctx, c, a.target.istioNamespace); err != nil {
-		return nil, c.wrong(err)
+// place names an address as a cluster's proxies see it.
+func (t *tracer) place(p *peer) func(string) string {
+	return func(address string) string {
+		if p.at.place(address) != "" {
+			return p.at.place(address)
+		}
+		for _, o := range t.peers {
+			if n := o.at.place(address); strings.HasPrefix(n, "load balancer") {
+				return n + " in " + o.name
+			}
+		}
+		return ""
 	}
-	var hops []hop
-	line, err := c.findLine(ctx, source.Namespace, source.Name, id, began, wait)
-	if err != nil || line == nil {
-		return nil, err
+}
+
+func (t *tracer) run(ctx context.Context, namespace, name, container string, found *traced) error {
+	here := t.peers[0]
+	pod, err := here.Kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return here.wrong(err)
 	}
-	hops = append(hops, hop{fmt.Sprintf("%s, pod %s/%s, its sidecar", c.context, source.Namespace, source.Name), line, here})
-	namespace := namespaceOf(line.UpstreamCluster)
-	if namespace == "" {
-		return hops, nil
+	source := t.point(ctx, here, pod)
+	sent, err := t.send(ctx, pod, container, found)
+	if err != nil {
+		return err
 	}
-	// Proxies write their logs with some delay.
-	deadline := time.Now().Add(wait)
+	if !source.Proxy {
+		found.Notes = append(found.Notes, fmt.Sprintf("pod %s/%s has no sidecar: label its namespace istio-injection=enabled and restart it", namespace, name))
+		found.Verdict = "answered outside the mesh: " + found.Answer
+		return nil
+	}
+	logs := source.Dump == nil || source.Dump.LogsAccess()
+	if !sent || !logs {
+		if !logs {
+			found.Notes = append(found.Notes, "the access log is off in "+here.name+": set accessLogFile: /dev/stdout in data.mesh of ConfigMap istio, namespace "+t.app.target.istioNamespace)
+		}
+		return t.predict(ctx, source, found)
+	}
+	points, err := t.follow(ctx, source)
+	if err != nil {
+		return err
+	}
+	for _, p := range points {
+		for _, o := range t.peers {
+			if o.name == p.Cluster {
+				found.Hops = append(found.Hops, p.Hop(t.url.Host, t.place(o)))
+			}
+		}
+	}
+	last := points[len(points)-1]
+	if last != points[0] && last.Line != nil && last.Cluster != here.name {
+		if atLeast, atMost, ok := diagnose.Skew(source.Line, last.Line); ok {
+			found.Clocks, _ = diagnose.ClockNote(here.name, last.Cluster, atLeast, atMost, time.Second)
+		}
+	}
+	found.judge(source, last)
+	return nil
+}
+
+// send sends the request; false if the container has no curl.
+func (t *tracer) send(ctx context.Context, pod *corev1.Pod, container string, found *traced) (bool, error) {
+	here := t.peers[0]
+	if container == "" {
+		for _, c := range pod.Spec.Containers {
+			if c.Name != "istio-proxy" {
+				container = c.Name
+				break
+			}
+		}
+	}
+	out, err := here.exec(ctx, pod.Namespace, pod.Name, container, "curl", "-sS", "--max-time", "15", "-A", "carrick-trace",
+		"-H", "x-request-id: "+t.id, "-w", "\n%{http_code}", t.url.String())
+	code := new(exec.CodeExitError)
+	switch {
+	case err == nil:
+		i := strings.LastIndexByte(out, '\n')
+		body := strings.TrimSpace(out[:max(i, 0)])
+		found.Body, found.Answer = body[:min(len(body), 200)], strings.TrimSpace(out[i+1:])
+		found.OK = found.Answer < "400"
+		return true, nil
+	case errors.As(err, code) && code.Code < 126: // curl's own: the logs may say more
+		found.Answer = oneLine(err)
+		return true, nil
+	case errors.As(err, code) || strings.Contains(err.Error(), "executable file not found"):
+		found.Answer = "not sent"
+		found.Notes = append(found.Notes, fmt.Sprintf("container %s has no curl, so nothing was sent: trace from a pod that has it, or name another --container", container))
+		return false, nil
+	}
+	return false, here.wrong(fmt.Errorf("sending from container %s of pod %s/%s: %w", container, pod.Namespace, pod.Name, err))
+}
+
+// point notes what is known of a pod, with the configuration of its proxy.
+func (t *tracer) point(ctx context.Context, c *peer, pod *corev1.Pod) *diagnose.Point {
+	p := &diagnose.Point{Cluster: c.name, Network: c.network, Namespace: pod.Namespace, Pod: pod.Name, Account: pod.Spec.ServiceAccountName}
+	p.Gateway = strings.Contains(pod.Annotations["inject.istio.io/templates"], "gateway")
+	for _, ct := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
+		p.Proxy = p.Proxy || ct.Name == "istio-proxy"
+	}
+	if !p.Proxy {
+		return p
+	}
+	if b, err := c.fetch(ctx, pod.Namespace, pod.Name, 15000, "config_dump"); err == nil {
+		if d, err := diagnose.ParseDump(b); err == nil {
+			p.Dump = d
+		}
+	}
+	return p
+}
+
+// follow finds the request in the logs: the caller's first, then at the place that it names.
+func (t *tracer) follow(ctx context.Context, source *diagnose.Point) ([]*diagnose.Point, error) {
+	var err error
+	points := []*diagnose.Point{source}
+	if source.Line, err = t.peers[0].findLine(ctx, source.Namespace, source.Pod, t.id, t.began, t.wait); err != nil || source.Line == nil {
+		return points, err
+	}
+	namespace := namespaceOf(source.Line.UpstreamCluster)
+	if _, _, bad := diagnose.Remedy(source.Line); namespace == "" || bad && source.Line.UpstreamHost == "-" {
+		return points, nil
+	}
+	deadline := time.Now().Add(t.wait)
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		more, err := a.farHops(ctx, contexts, namespace, source, id, began)
-		if err != nil || len(more) > 0 || !time.Now().Before(deadline) {
-			return append(hops, more...), err
+		more, whole, err := t.answering(ctx, namespace, source)
+		if err != nil || whole || !time.Now().Before(deadline) {
+			return append(points, more...), err
 		}
 		select {
 		case <-ctx.Done():
@@ -172,56 +271,134 @@ func (a *app) findHops(ctx context.Context, c *cluster, contexts []string, sourc
 	}
 }
 
-// farHops looks for the request in the sidecars of a namespace, in every cluster, and for the
-// gateway that it came through.
-func (a *app) farHops(ctx context.Context, contexts []string, namespace string, source *corev1.Pod, id string, began time.Time) ([]hop, error) {
-	for _, name := range contexts {
-		peer, err := a.target.connectTo(name)
+// answering looks for the request at the pods of a namespace in every cluster, and for the gateway
+// that it came through. whole is false as long as a line may still come.
+func (t *tracer) answering(ctx context.Context, namespace string, source *diagnose.Point) (points []*diagnose.Point, whole bool, err error) {
+	host, _, _ := net.SplitHostPort(source.Line.UpstreamHost)
+	for _, c := range t.peers {
+		pods, err := c.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running", Limit: 200})
 		if err != nil {
-			return nil, err
+			return nil, false, c.wrong(fmt.Errorf("listing the pods of namespace %s: %w", namespace, err))
 		}
-		opts := metav1.ListOptions{LabelSelector: "security.istio.io/tlsMode=istio", FieldSelector: "status.phase=Running"}
-		pods, err := peer.Kube.CoreV1().Pods(namespace).List(ctx, opts)
-		if err != nil {
-			continue // a cluster that does not answer is not on the way of a request that was answered
-		}
-		for _, p := range pods.Items {
-			if p.UID == source.UID {
+		for i := range pods.Items {
+			pod := &pods.Items[i]
+			chosen := c == t.peers[0] && pod.Status.PodIP == host
+			if pod.Name == source.Pod && pod.Namespace == source.Namespace && c == t.peers[0] {
 				continue
 			}
-			line, err := peer.findLine(ctx, p.Namespace, p.Name, id, began, 0)
+			if pod.Labels["security.istio.io/tlsMode"] != "istio" {
+				if chosen {
+					return []*diagnose.Point{t.point(ctx, c, pod)}, true, nil // plain: it logs nothing
+				}
+				continue
+			}
+			line, err := c.findLine(ctx, pod.Namespace, pod.Name, t.id, t.began, 0)
 			if err != nil || line == nil {
+				if chosen && len(points) == 0 {
+					points = []*diagnose.Point{t.point(ctx, c, pod)}
+				}
 				continue
 			}
-			at := &atlas{names: map[string]string{}}
-			if err := at.read(ctx, peer, a.target.istioNamespace); err != nil {
-				return nil, peer.wrong(err)
+			p := t.point(ctx, c, pod)
+			p.Line = line
+			if g := t.gateway(ctx, c, line); g != nil {
+				return []*diagnose.Point{g, p}, true, nil
 			}
-			var hops []hop
-			if g := peer.gatewayHop(ctx, a.target.istioNamespace, line, at, began); g != nil {
-				hops = append(hops, *g)
-			}
-			return append(hops, hop{fmt.Sprintf("%s, pod %s/%s, its sidecar", peer.context, p.Namespace, p.Name), line, at}), nil
+			return []*diagnose.Point{p}, true, nil
 		}
 	}
-	return nil, nil
+	return points, false, nil
 }
 
-// gatewayHop finds the line of the connection by which a request came through a gateway. The
-// gateway logs a connection when it ends, which may be much later: then there is no line yet.
-func (c *cluster) gatewayHop(ctx context.Context, namespace string, destination *diagnose.Line, at *atlas, began time.Time) *hop {
-	name, ok := strings.CutPrefix(at.place(destination.DownstreamRemote), "pod ")
-	ns, pod, ok2 := strings.Cut(name, "/")
-	if !ok || !ok2 || ns != namespace {
+// gateway finds the pod that connected to the answering side, if that is a gateway, and the line
+// of its connection. The gateway logs a connection when it ends, which may be much later: then
+// what the next hop saw of it stands for it.
+func (t *tracer) gateway(ctx context.Context, c *peer, answer *diagnose.Line) *diagnose.Point {
+	name, ok := strings.CutPrefix(c.at.place(answer.DownstreamRemote), "pod ")
+	namespace, pod, ok2 := strings.Cut(name, "/")
+	if !ok || !ok2 {
 		return nil
 	}
-	where := fmt.Sprintf("%s, pod %s/%s, the gateway between the networks", c.context, ns, pod)
-	line, err := c.findLine(ctx, ns, pod, " "+destination.DownstreamRemote+" ", began.Add(-time.Hour), 0)
-	if err != nil || line == nil {
-		where += " (its own line comes when the connection ends; this is what the next hop saw of it)"
-		line = &diagnose.Line{UpstreamHost: destination.DownstreamLocal, UpstreamCluster: destination.ServerName, UpstreamLocal: destination.DownstreamRemote, ServerName: destination.ServerName}
+	p, err := c.Kube.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		return nil
 	}
-	return &hop{where, line, at}
+	g := t.point(ctx, c, p)
+	if !g.Gateway {
+		return nil
+	}
+	line, err := c.findLine(ctx, namespace, pod, " "+answer.DownstreamRemote+" ", t.began.Add(-time.Hour), 0)
+	if err != nil || line == nil {
+		line = &diagnose.Line{UpstreamHost: answer.DownstreamLocal, UpstreamCluster: answer.ServerName, UpstreamLocal: answer.DownstreamRemote,
+			DownstreamLocal: net.JoinHostPort(p.Status.PodIP, "15443"), ServerName: answer.ServerName}
+	}
+	g.Line = line
+	return g
+}
+
+// predict says what the caller's proxy would do, by its configuration.
+func (t *tracer) predict(ctx context.Context, source *diagnose.Point, found *traced) error {
+	here := t.peers[0]
+	found.OK = found.OK && source.Dump != nil
+	if source.Dump == nil {
+		found.Verdict = "the proxy of the pod does not answer on its admin port: see kubectl logs -c istio-proxy"
+		return nil
+	}
+	port := t.url.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[t.url.Scheme]
+	}
+	address := net.JoinHostPort(t.url.Hostname(), port)
+	if net.ParseIP(t.url.Hostname()) == nil {
+		parts := strings.Split(t.url.Hostname(), ".")
+		namespace := source.Namespace
+		if len(parts) > 1 {
+			namespace = parts[1]
+		}
+		svc, err := here.Kube.CoreV1().Services(namespace).Get(ctx, parts[0], metav1.GetOptions{})
+		if err != nil {
+			found.OK, found.Verdict = false, fmt.Sprintf("no Service %s/%s in %s: create it there, too; a name must be known where the caller is", namespace, parts[0], here.name)
+			return nil
+		}
+		address = net.JoinHostPort(svc.Spec.ClusterIP, port)
+	}
+	way := source.Dump.Way(address, t.url.Host, t.url.Path)
+	h := diagnose.Hop{Pod: source.Namespace + "/" + source.Pod, Cluster: here.name, Network: here.network, Role: "caller", Identity: source.Dump.Identity().Name,
+		To: address, Listener: way.Listener, Route: strings.Trim(strings.Join([]string{way.RouteConfig, way.VirtualHost, way.Route}, " / "), " /"), Upstream: way.Cluster}
+	b, err := here.fetch(ctx, source.Namespace, source.Pod, 15000, "clusters?format=json")
+	if err != nil {
+		return here.wrong(err)
+	}
+	all, err := diagnose.ParseEndpoints(b)
+	if err != nil {
+		return here.wrong(err)
+	}
+	var choice []string
+	for _, e := range all {
+		if e.Cluster == way.Cluster && e.Status == "HEALTHY" && e.Outlier == "OK" {
+			s := e.HostPort()
+			if n := t.place(here)(s); n != "" {
+				s += " (" + n + ")"
+			}
+			choice = append(choice, s)
+		}
+	}
+	h.Endpoint = strings.Join(choice, ", ")
+	h.OK = len(choice) > 0 || way.Cluster == "PassthroughCluster"
+	switch {
+	case way.Cluster == "PassthroughCluster":
+		h.Verdict = "knows no such Service: would send it on as it is, without mutual TLS"
+	case h.OK:
+		h.Verdict = "would send it to one of these endpoints"
+	case way.Cluster == "":
+		h.Verdict, h.Fix = "has no route for it", "check host and port of the URL against carrick proxy-config route"
+	default:
+		h.Verdict, h.Fix = "has no healthy endpoint for it", "are pods ready, and has each other network a gateway with an address? carrick mesh check"
+	}
+	found.Hops = []diagnose.Hop{h}
+	found.Verdict = "by configuration: the proxy of " + h.Pod + " " + h.Verdict
+	found.OK = found.OK && h.OK
+	return nil
 }
 
 // namespaceOf takes the namespace from outbound|PORT|SUBSET|NAME.NAMESPACE.svc.DOMAIN.
