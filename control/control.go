@@ -154,6 +154,8 @@ type loop struct {
 	seen     map[*xds.Client]*seen
 	version  uint64
 	own      map[mesh.Key][]mesh.Finding // of kube
+	checked  *mesh.Snapshot              // that misfits are of
+	misfits  []mesh.Finding              // what does not fit together
 	reported map[mesh.Key][]mesh.Finding
 
 	roots   *roots
@@ -200,6 +202,7 @@ func (l *loop) run(ctx context.Context) {
 			if l.Ready() {
 				wake.Reset(time.Second)
 				l.missing()
+				l.check()
 				continue
 			}
 			if k := l.snap.Cluster(l.snap.Local()); local.IsZero() && k != nil && k.Synced {
@@ -285,10 +288,20 @@ func (l *loop) bundle(b compile.Bundle, version string, secrets bool) *xds.Bundl
 	return &xds.Bundle{Version: version, Lists: lists}
 }
 
+// check looks for what does not fit together, if the mesh is another one than at the last time. It
+// reads the whole mesh, so it is for once a second, not for each change.
+func (l *loop) check() {
+	if l.checked == l.snap {
+		return
+	}
+	l.checked, l.misfits = l.snap, compile.Check(l.snap)
+	l.report()
+}
+
 // report tells what is wrong now, if it is not what was told before.
 func (l *loop) report() {
 	all := maps.Clone(l.own)
-	for _, f := range l.snap.Findings() {
+	for _, f := range slices.Concat(l.snap.Findings(), l.misfits) {
 		all[f.Object] = append(slices.Clip(all[f.Object]), f)
 	}
 	if maps.EqualFunc(all, l.reported, slices.Equal[[]mesh.Finding]) {
