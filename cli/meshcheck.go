@@ -28,11 +28,13 @@ type member struct {
 
 func (a *app) meshCheck() *cobra.Command {
 	var contexts []string
+	var p probe
 	cmd := &cobra.Command{
-		Use:     "check",
-		Short:   "Checks that the clusters of a mesh fit together: roots, names, networks, secrets, gateways",
-		Example: "  carrick mesh check --context=cluster1 --context=cluster2",
-		Args:    cobra.NoArgs,
+		Use:   "check",
+		Short: "Checks that the clusters of a mesh fit together: roots, names, networks, secrets, gateways",
+		Example: `  carrick mesh check --context=cluster1 --context=cluster2
+  carrick mesh check --url http://helloworld.sample:5000/hello`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(contexts) == 0 {
 				var err error
@@ -58,10 +60,23 @@ func (a *app) meshCheck() *cobra.Command {
 				ms = append(ms, m)
 			}
 			bad = append(bad, compare(ms)...)
+			for _, m := range ms {
+				bad = append(bad, a.health(cmd.Context(), m)...)
+			}
+			if p.url != "" {
+				found, err := p.run(cmd, a, ms)
+				if err != nil {
+					return err
+				}
+				bad = append(bad, found...)
+			}
 			return bad.print(cmd.OutOrStdout(), ms)
 		},
 	}
 	cmd.Flags().StringArrayVar(&contexts, "context", nil, "context of the kubeconfig; repeat it for each cluster (default all)")
+	cmd.Flags().StringVar(&p.url, "url", "", "send requests to this Service, which every cluster has, from each cluster, and count who answers")
+	cmd.Flags().StringVar(&p.from, "from", "deploy/sleep.sample", "with --url: what to send from, in each cluster; it needs curl and a sidecar")
+	cmd.Flags().IntVar(&p.requests, "requests", 20, "with --url: how many requests from each cluster")
 	return cmd
 }
 

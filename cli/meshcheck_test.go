@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"crypto/x509"
 	"io"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/carrick-mesh/carrick/diagnose"
 	"github.com/carrick-mesh/carrick/install"
 )
 
@@ -48,5 +51,40 @@ func TestCompare(t *testing.T) {
 	}
 	if err := findings(nil).print(io.Discard, good()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	now := time.Now()
+	for days, want := range map[int]string{-1: "has ended", 5: "ends in less than 7 days", 20: "ends in less than 30 days", 40: ""} {
+		var bad findings
+		bad.addExpiry("a", "Secret x/cacerts", &x509.Certificate{NotAfter: now.Add(time.Duration(days) * 24 * time.Hour)}, now)
+		if got := strings.Join(bad, ""); !strings.Contains(got, want) || (want == "") != (got == "") {
+			t.Errorf("%d days left: %q, want %q", days, got, want)
+		}
+	}
+	fine := syncState{Proxy: "p.x", Version: "1", ClusterSent: "n", ClusterAcked: "n"}
+	if bad := checkProxies("a", []syncState{fine}, []string{"1"}); len(bad) > 0 {
+		t.Errorf("a proxy that is well: %q", bad)
+	}
+	mute := syncState{Proxy: "q.x", Version: "0", ClusterSent: "n", ListenerSent: "n", EndpointSent: "n", RouteSent: "n"}
+	got := strings.Join(checkProxies("a", []syncState{mute, fine}, []string{"1"}), "\n")
+	for _, want := range []string{"proxy q.x acknowledges nothing", "its proxies are of versions 0, 1"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("findings lack %q: %s", want, got)
+		}
+	}
+}
+
+func TestCountAnswers(t *testing.T) {
+	lines := []*diagnose.Line{{Code: "200", UpstreamHost: "10.29.8.78:15443"}, {Code: "200", UpstreamHost: "10.39.0.4:5000"}, {Code: "503", UpstreamHost: "10.39.0.4:5000"}}
+	got := countAnswers(lines, "c1", func(s string) string {
+		if s == "10.29.8.78:15443" {
+			return "gateway of c2, network n2"
+		}
+		return "pod sample/x"
+	})
+	if got["c1"] != 1 || got["c2"] != 1 {
+		t.Errorf("counts are %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -176,6 +177,10 @@ func (t *tracer) run(ctx context.Context, namespace, name, container string, fou
 	points, err := t.follow(ctx, source)
 	if err != nil {
 		return err
+	}
+	if source.Line == nil && !found.OK && source.Dump != nil {
+		found.Notes = append(found.Notes, "the caller's proxy logged no such request, so this is what its configuration says")
+		return t.predict(ctx, source, found)
 	}
 	for _, p := range points {
 		for _, o := range t.peers {
@@ -358,6 +363,14 @@ func (t *tracer) predict(ctx context.Context, source *diagnose.Point, found *tra
 		svc, err := here.Kube.CoreV1().Services(namespace).Get(ctx, parts[0], metav1.GetOptions{})
 		if err != nil {
 			found.OK, found.Verdict = false, fmt.Sprintf("no Service %s/%s in %s: create it there, too; a name must be known where the caller is", namespace, parts[0], here.name)
+			return nil
+		}
+		var ports []string
+		for _, p := range svc.Spec.Ports {
+			ports = append(ports, fmt.Sprint(p.Port))
+		}
+		if !slices.Contains(ports, port) {
+			found.OK, found.Verdict = false, fmt.Sprintf("Service %s/%s has no port %s; it has %s", namespace, parts[0], port, strings.Join(ports, ", "))
 			return nil
 		}
 		address = net.JoinHostPort(svc.Spec.ClusterIP, port)

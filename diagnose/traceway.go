@@ -30,6 +30,9 @@ func (d *Dump) Way(address, authority, path string) (w Way) {
 	w.Listener = str(listener, "name")
 	var config any
 	for _, c := range append(slices.Clone(list(listener, "filter_chains")), at(listener, "default_filter_chain")) {
+		if p := str(c, "filter_chain_match", "destination_port"); p != "" && !strings.HasSuffix(address, ":"+p) {
+			continue
+		}
 		dest, _ := destination(c)
 		if name, ok := strings.CutPrefix(dest, "Route: "); ok {
 			for _, rc := range d.Routes {
