@@ -75,6 +75,14 @@ func (a *app) lbInstall() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			where, err := install.MetalLB(cmd.Context(), c.Kube)
+			if err != nil {
+				return c.wrong(err)
+			}
+			if where != "" && !adopt {
+				fmt.Fprintf(cmd.OutOrStdout(), "Target cluster: %s\nMetalLB serves this cluster: %s. Nothing is installed; its pools and addresses work with Carrick as they are. (--adopt puts Carrick's load balancer in its place.)\n", c, where)
+				return nil
+			}
 			m, err := install.LoadBalancer(lc)
 			if err != nil {
 				return err

@@ -29,7 +29,7 @@ func compiled(t *testing.T) func(args ...string) (string, error) {
 	if err := missing(runNeeds("nftables")); err != nil {
 		t.Skip(err)
 	}
-	if _, ok := builder(t.Logf).Have(context.Background()); !ok {
+	if _, ok := builder("", t.Logf).Have(context.Background()); !ok {
 		t.Skip("the nodes' programs have not been built; lab build does")
 	}
 	exe := filepath.Join(t.TempDir(), "lab")

@@ -26,7 +26,7 @@ import (
 
 // source is what the nodes' programs are built from.
 //
-//go:embed go.mod go.sum kube coredns pause probe
+//go:embed go.mod go.sum kube134.mod kube134.sum kube coredns pause probe
 var source embed.FS
 
 const usage = `lab: real Kubernetes clusters on this machine, joined only by a routed LAN
@@ -34,6 +34,7 @@ const usage = `lab: real Kubernetes clusters on this machine, joined only by a r
 usage: lab [--run-id ID] VERB ...
 
   up [--clusters N] [--nodes N] [--distinct] [--overlay] [--proxy nftables|iptables]
+     [--kubernetes 1.37|1.34]
                         bring clusters up (2, of one node each); builds what is missing
   down                  take them away, with everything of theirs
   status [-o json]      what is up
@@ -45,7 +46,8 @@ usage: lab [--run-id ID] VERB ...
   image load FILE...    give every node an image archive
   image build [-add SRC[:DST]] [-elf FILE[:DST]] [-deb PKG,...] [-link PATH=TARGET] [-env K=V]
               [-o FILE] NAME:TAG[,NAME:TAG] CMD...
-  build [--install]     build the nodes' programs (with --install: what that needs, first)
+  build [--install] [--kubernetes 1.37|1.34]
+                        build the nodes' programs (with --install: what that needs, first)
   deps                  install the Debian packages that a lab needs
   prove                 check that the lab that is up can do what a mesh needs
 
@@ -129,12 +131,12 @@ func takeRunID(args []string, id *string) ([]string, error) {
 	return args, err
 }
 
-func builder(progress func(string, ...any)) build.Builder {
+func builder(kubernetes string, progress func(string, ...any)) build.Builder {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = "/var/cache" // no HOME, as in a service
 	}
-	return build.Builder{Source: source, Cache: filepath.Join(cache, "carrick-lab"), Progress: progress}
+	return build.Builder{Source: source, Cache: filepath.Join(cache, "carrick-lab"), Kubernetes: kubernetes, Progress: progress}
 }
 
 // progress returns a function that prints lines with the time since begin.

@@ -108,8 +108,8 @@ func missing(needs []need) error {
 }
 
 // ensure returns the set of programs, building it if it is not there.
-func ensure(ctx context.Context, progress func(string, ...any)) (build.Set, error) {
-	b := builder(progress)
+func ensure(ctx context.Context, kubernetes string, progress func(string, ...any)) (build.Set, error) {
+	b := builder(kubernetes, progress)
 	if set, ok := b.Have(ctx); ok {
 		return set, nil
 	}
@@ -122,6 +122,7 @@ func ensure(ctx context.Context, progress func(string, ...any)) (build.Set, erro
 func buildSet(in invocation) error {
 	f := flag.NewFlagSet("lab build", flag.ContinueOnError)
 	install := f.Bool("install", false, "install the Debian packages that it needs first")
+	kubernetes := f.String("kubernetes", "", "minor version, 1.37 or 1.34")
 	if err := f.Parse(in.args); err != nil {
 		return exitCode(2)
 	}
@@ -130,7 +131,7 @@ func buildSet(in invocation) error {
 			return err
 		}
 	}
-	set, err := ensure(in.ctx, progress(time.Now()))
+	set, err := ensure(in.ctx, *kubernetes, progress(time.Now()))
 	if err == nil {
 		fmt.Println(set.Dir)
 	}

@@ -38,6 +38,7 @@ func up(in invocation) error {
 	f.BoolVar(&o.Distinct, "distinct", false, "give the clusters different pod networks")
 	f.BoolVar(&o.Overlay, "overlay", false, "join the pods of a cluster's nodes by an overlay, MTU 1480, in /26 blocks")
 	f.StringVar(&o.Proxy, "proxy", "nftables", "kube-proxy's mode, nftables or iptables")
+	f.StringVar(&o.Kubernetes, "kubernetes", "1.37", "minor version, 1.37 or 1.34")
 	keep := f.Bool("keep", false, "leave what has failed to come up, to look at; lab down removes it")
 	if err := f.Parse(in.args); err != nil {
 		return exitCode(2)
@@ -55,7 +56,7 @@ func up(in invocation) error {
 	if err := missing(runNeeds(o.Proxy)); err != nil {
 		return err
 	}
-	set, err := ensure(in.ctx, progress(begin))
+	set, err := ensure(in.ctx, o.Kubernetes, progress(begin))
 	if err != nil {
 		return err
 	}

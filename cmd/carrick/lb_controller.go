@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/carrick-mesh/carrick/install"
 	"github.com/carrick-mesh/carrick/pool"
 )
 
@@ -187,7 +188,7 @@ func (c *lbController) mayAct(ctx context.Context) bool {
 	if time.Since(c.looked) > lookAside/2 {
 		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		where, err := genuineMetalLB(call, c.kube)
+		where, err := install.MetalLB(call, c.kube)
 		if err != nil {
 			c.log.Warn("cannot see whether MetalLB is installed", "error", err)
 			return c.aside == "" && !c.looked.IsZero()

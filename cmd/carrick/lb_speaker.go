@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/carrick-mesh/carrick/announce"
+	"github.com/carrick-mesh/carrick/install"
 	"github.com/carrick-mesh/carrick/pool"
 )
 
@@ -323,7 +324,7 @@ func (s *speaker) mayAct(ctx context.Context) bool {
 	if time.Since(s.looked) > lookAside {
 		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		where, err := genuineMetalLB(call, s.kube)
+		where, err := install.MetalLB(call, s.kube)
 		if err != nil {
 			s.log.Warn("cannot see whether MetalLB is installed", "error", err)
 			return s.aside == "" && !s.looked.IsZero()

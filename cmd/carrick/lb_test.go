@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
+	"github.com/carrick-mesh/carrick/install"
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/pool"
 )
@@ -254,11 +255,11 @@ func TestLBStandsAside(t *testing.T) {
 		}
 	}
 	deploy("ours", "docker.io/carrickmesh/carrick:1", "/usr/local/bin/carrick")
-	if where, err := genuineMetalLB(t.Context(), c.kube); err != nil || where != "" {
+	if where, err := install.MetalLB(t.Context(), c.kube); err != nil || where != "" {
 		t.Fatalf("takes itself for MetalLB: %q, %v", where, err)
 	}
 	deploy("controller", "quay.io/metallb/controller:v0.13.12")
-	where, err := genuineMetalLB(t.Context(), c.kube)
+	where, err := install.MetalLB(t.Context(), c.kube)
 	if err != nil || !strings.Contains(where, "Deployment metallb-system/controller (quay.io/metallb/controller:v0.13.12)") {
 		t.Fatalf("%q, %v", where, err)
 	}

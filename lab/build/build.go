@@ -26,6 +26,20 @@ import (
 // same.
 const Kubernetes = "v1.37.2"
 
+// releases are the Kubernetes that a lab can be of, by minor version. An older
+// one has a go.mod of its own beside the lab's, as its modules and CoreDNS's do
+// not resolve together.
+var releases = map[string]release{
+	"":     {version: Kubernetes},
+	"1.37": {version: Kubernetes},
+	"1.34": {version: "v1.34.4", modfile: "kube134.mod"},
+}
+
+type release struct{ version, modfile string }
+
+// Releases lists the minor versions that Builder takes.
+func Releases() []string { return []string{"1.37", "1.34"} }
+
 // Set is a folder of programs (bin) and image archives (images).
 type Set struct{ Dir string }
 
@@ -44,6 +58,7 @@ type step struct {
 	tags     string
 	ldflags  string // beside -s -w
 	cgo      bool
+	modfile  string // in place of go.mod
 }
 
 const (
@@ -51,9 +66,14 @@ const (
 	plugins    = "github.com/containernetworking/plugins/plugins/"
 )
 
-// steps are ordered by size; all share one build cache.
-var steps = []step{
-	{name: "Kubernetes " + Kubernetes + " and etcd", out: "kube", packages: []string{"./kube"}, ldflags: kubeVersion()},
+// steps makes a release's programs. They are ordered by size; all share one
+// build cache.
+func steps(r release) []step {
+	return append([]step{{name: "Kubernetes " + r.version + " and etcd", out: "kube", packages: []string{"./kube"},
+		ldflags: kubeVersion(r.version), modfile: r.modfile}}, others...)
+}
+
+var others = []step{
 	{name: "containerd", out: "./", tags: "no_btrfs,no_devmapper,no_zfs",
 		packages: []string{containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr"}},
 	// Without seccomp no pod starts: the pause container has the default profile.
@@ -65,12 +85,12 @@ var steps = []step{
 	{name: "pause and probe", out: "./", packages: []string{"./pause", "./probe"}},
 }
 
-func kubeVersion() string {
-	number := strings.Split(strings.TrimPrefix(Kubernetes, "v"), ".")
+func kubeVersion(version string) string {
+	number := strings.Split(strings.TrimPrefix(version, "v"), ".")
 	var w []string
 	for _, p := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		w = append(w,
-			"-X "+p+".gitVersion="+Kubernetes,
+			"-X "+p+".gitVersion="+version,
 			"-X "+p+".gitMajor="+number[0],
 			"-X "+p+".gitMinor="+number[1])
 	}
@@ -79,14 +99,18 @@ func kubeVersion() string {
 
 // Builder makes sets.
 type Builder struct {
-	Source   fs.FS  // go.mod, go.sum, kube, coredns, pause and probe
-	Cache    string // folder of the sets
-	Progress func(format string, args ...any)
+	Source     fs.FS  // go.mod, go.sum, those of older releases, kube, coredns, pause and probe
+	Cache      string // folder of the sets
+	Kubernetes string // one of Releases; default the newest
+	Progress   func(format string, args ...any)
 }
 
 // locate returns the set that the builder's source makes with the Go of this
 // machine, whether it is there or not.
 func (b Builder) locate(ctx context.Context) (Set, error) {
+	if _, ok := releases[b.Kubernetes]; !ok {
+		return Set{}, fmt.Errorf("no Kubernetes %q can be built: want one of %s", b.Kubernetes, strings.Join(Releases(), ", "))
+	}
 	version, err := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOARCH").Output()
 	if err != nil {
 		return Set{}, fmt.Errorf("asking the go command for its version: %w", err)
@@ -152,7 +176,7 @@ func (b Builder) lock(path string) (func(), error) {
 // hash covers the sources, the module versions, the flags and the compiler.
 func (b Builder) hash(goVersion string) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%+v\n", goVersion, steps)
+	fmt.Fprintf(h, "%s\n%+v\n", goVersion, steps(releases[b.Kubernetes]))
 	err := fs.WalkDir(b.Source, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -175,12 +199,13 @@ func (b Builder) build(ctx context.Context, set Set) error {
 	if err := b.command(ctx, src, false, "mod", "download").Run(); err != nil {
 		return fmt.Errorf("go mod download: %w", err)
 	}
-	for i, s := range steps {
+	todo := steps(releases[b.Kubernetes])
+	for i, s := range todo {
 		at := time.Now()
-		if err := b.step(ctx, src, set, fmt.Sprintf("[%d/%d] %s", i+1, len(steps), s.name), s); err != nil {
+		if err := b.step(ctx, src, set, fmt.Sprintf("[%d/%d] %s", i+1, len(todo), s.name), s); err != nil {
 			return fmt.Errorf("building %s: %w", s.name, err)
 		}
-		b.Progress("[%d/%d] %s: built in %v", i+1, len(steps), s.name, time.Since(at).Round(time.Second))
+		b.Progress("[%d/%d] %s: built in %v", i+1, len(todo), s.name, time.Since(at).Round(time.Second))
 	}
 	for name, entry := range map[string]string{"pause": "/pause", "coredns": "/coredns"} {
 		var im image.Builder
@@ -213,6 +238,9 @@ func (b Builder) command(ctx context.Context, dir string, cgo bool, args ...stri
 func (b Builder) step(ctx context.Context, src string, set Set, title string, s step) error {
 	args := []string{"build", "-v", "-ldflags", strings.TrimSpace("-s -w " + s.ldflags), "-tags", s.tags,
 		"-o", filepath.Join(set.Bin(), s.out) + trailingSlash(s.out)}
+	if s.modfile != "" {
+		args = append(args, "-modfile="+s.modfile)
+	}
 	cmd := b.command(ctx, src, s.cgo, append(args, s.packages...)...)
 	if err := os.MkdirAll(filepath.Join(set.Bin(), "cni"), 0o755); err != nil {
 		return err

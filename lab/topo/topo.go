@@ -23,6 +23,8 @@ type Options struct {
 	Distinct bool   // clusters have different pod networks, not one and the same
 	Overlay  bool   // nodes have /26 pod blocks, joined by an overlay with MTU 1480, not /24 blocks and plain routes
 	Proxy    string // kube-proxy's mode: nftables or iptables
+
+	Kubernetes string // minor version of the nodes' programs; the plan only notes it
 }
 
 // Topology is a whole lab: a router and the LAN segments it joins, one for each
@@ -34,6 +36,8 @@ type Topology struct {
 	LANMTU   int
 	PodMTU   int
 	Clusters []*Cluster
+
+	Kubernetes string `json:",omitempty"`
 }
 
 // Cluster is one Kubernetes cluster with its LAN segment.
@@ -87,7 +91,7 @@ func New(o Options) (*Topology, error) {
 	case o.Proxy != "nftables" && o.Proxy != "iptables":
 		return nil, fmt.Errorf("kube-proxy mode %q: want nftables or iptables", o.Proxy)
 	}
-	t := &Topology{RunID: o.RunID, Proxy: o.Proxy, Overlay: o.Overlay, LANMTU: 1500, PodMTU: 1500}
+	t := &Topology{RunID: o.RunID, Proxy: o.Proxy, Overlay: o.Overlay, LANMTU: 1500, PodMTU: 1500, Kubernetes: o.Kubernetes}
 	if o.Overlay {
 		t.LANMTU, t.PodMTU = 1550, 1480 // the overlay's headers take 50 bytes
 	}

@@ -1,4 +1,4 @@
-package main
+package install
 
 import (
 	"context"
@@ -10,10 +10,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// genuineMetalLB returns where MetalLB itself runs in the cluster, "" if it does not: a
-// Deployment or DaemonSet labelled as MetalLB's manifests and chart label theirs, with an
-// image of MetalLB's. It works on the same Services and pools, so one of the two must not.
-func genuineMetalLB(ctx context.Context, k kubernetes.Interface) (string, error) {
+// MetalLB returns where MetalLB itself runs in the cluster, "" if it does not: a Deployment
+// or DaemonSet labelled as MetalLB's manifests and chart label theirs, with an image of
+// MetalLB's. It works on the same Services and pools as Carrick's load balancer, so one of
+// the two must not.
+func MetalLB(ctx context.Context, k kubernetes.Interface) (string, error) {
 	for _, selector := range []string{"app=metallb", "app.kubernetes.io/name=metallb"} {
 		opts := metav1.ListOptions{LabelSelector: selector, Limit: 100}
 		deployments, err := k.AppsV1().Deployments("").List(ctx, opts)
