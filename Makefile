@@ -73,6 +73,11 @@ e2e: lab image-envoy ## The walkthrough, end to end in the lab
 .PHONY: test
 test: integration e2e ## Everything that CI runs
 
+.PHONY: test-all
+test-all: lab image ## The guide on other kinds of clusters (older, overlay, MetalLB...); writes docs/tested.md
+	bin/lab build --kubernetes 1.34
+	test/all.sh
+
 .PHONY: bench
 bench: ## Benchmarks, each as a ratio against a peer in the same run
 	$(GO) test -run '^$$' -bench . -benchmem ./compile ./proxy/...

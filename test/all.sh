@@ -1,0 +1,168 @@
+#!/bin/bash
+# make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
+# in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
+#
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct (all of them)
+#
+# REQUESTS is the length of the curl loop (200). Logs are in dist/all.
+set -uo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top" || exit 1
+. test/lib.sh
+runs=("$@")
+[ $# -gt 0 ] || runs=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct)
+logs=$top/dist/all
+mkdir -p "$logs" docs
+export PATH=$top/bin:$PATH REQUESTS=${REQUESTS:-200}
+id=all
+lab() { bin/lab --run-id $id "$@"; }
+kube() { kubectl --context="$1" "${@:2}"; }
+trap 'lab down >/dev/null 2>&1' EXIT
+
+# start LAB-ARGS…: a lab with the images.
+start() {
+  lab up "$@" || fail 'the lab did not come up'
+  KUBECONFIG=$(lab kubeconfig)
+  export KUBECONFIG
+  ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
+  lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
+  export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
+}
+guide() { test/walkthrough.sh cluster1 cluster2 || fail 'the guide'; }
+ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
+
+# large_bodies: 4 MiB down and up, from a pod of cluster1 to one of cluster2, through the gateway.
+large_bodies() {
+  local c got sent
+  for c in cluster1 cluster2; do kube $c apply -n sample -f test/testdata/large.yaml || fail 'the server of large bodies'; done
+  kube cluster1 -n sample scale deploy large --replicas=0
+  ready cluster2 sample deploy/large
+  in_sleep() { kube cluster1 -n sample exec deploy/sleep -c sleep -- sh -c "$1"; }
+  until_true 60 'the server of large bodies answers' in_sleep 'curl -sSf -o /dev/null --max-time 10 large.sample:8080/small'
+  got=$(in_sleep 'curl -sS --max-time 60 large.sample:8080/large | wc -c')
+  sent=$(in_sleep 'head -c 4194304 /dev/zero | curl -sS --max-time 60 --data-binary @- large.sample:8080/cgi-bin/count')
+  [ "$got" -eq 4194304 ] && [ "$sent" -eq 4194304 ] || fail "large bodies: $got bytes came, $sent arrived, of 4194304"
+  result "4 MiB through the gateway both ways"
+}
+
+# result TEXT: what a run has measured, for the table.
+result() { echo "$*" | tee -a "$measured"; }
+
+# takeover LABEL: takes the power of the node that answers for an address, and measures how long the address is silent.
+takeover() {
+  local out=$logs/takeover.$1 ip mac node
+  kube cluster1 create namespace takeover
+  kube cluster1 -n takeover apply -f test/testdata/takeover.yaml
+  ready cluster1 takeover ds/web
+  address() { ip=$(kube cluster1 -n takeover get svc web -o jsonpath='{.status.loadBalancer.ingress[0].ip}'); [ -n "$ip" ]; }
+  until_true 60 'an address' address
+  address
+  answers() { $CURL1 -s -o /dev/null --max-time 1 "http://$ip/"; }
+  until_true 60 "http://$ip/ answers" answers
+  # The control plane must live on: if its node answers for the address, another Service gets another.
+  mac=$(lab exec client1 ip neigh show "$ip" | grep -o 'lladdr [^ ]*' | cut -d' ' -f2)
+  node=''
+  for n in cluster1 cluster1-w1 cluster1-w2; do
+    [ "$(lab exec $n cat /sys/class/net/eth0/address)" != "$mac" ] || node=$n
+  done
+  note "$ip is answered for by $node ($mac)"
+  [ -n "$node" ] || fail "no node has the address $mac"
+  if [ "$node" = cluster1 ]; then
+    kube cluster1 label node cluster1 node.kubernetes.io/exclude-from-external-load-balancers=true --overwrite
+    moved() { answers; [ "$(lab exec client1 ip neigh show "$ip" | grep -o 'lladdr [^ ]*' | cut -d' ' -f2)" != "$mac" ]; }
+    until_true 60 'the address leaves the control plane' moved
+    mac=$(lab exec client1 ip neigh show "$ip" | grep -o 'lladdr [^ ]*' | cut -d' ' -f2)
+    for n in cluster1-w1 cluster1-w2; do [ "$(lab exec $n cat /sys/class/net/eth0/address)" != "$mac" ] || node=$n; done
+  fi
+  : >"$out"
+  lab exec client1 sh -c "end=\$((\$(date +%s) + 90)); while [ \$(date +%s) -lt \$end ]; do c=\$(curl -s -o /dev/null --max-time 0.5 -w '%{http_code}' http://$ip/); echo \$(date +%s.%N) \$c; sleep 0.1; done" >"$out" &
+  until_true 20 'requests' test -s "$out"
+  date +%s.%N >"$out.stopped"
+  lab node stop "$node" || fail "node stop $node"
+  wait $!
+  awk -v t="$(cat "$out.stopped")" '$1 < t {next} $2 == 200 {if (bad && $1 - bad > 0) {last = $1}} $2 != 200 {n++; bad = $1} END {if (!n) print "0"; else printf "%.1f\n", bad - t}' "$out" >"$out.seconds"
+  [ "$(tail -1 "$out" | cut -d' ' -f2)" = 200 ] || fail "http://$ip/ did not answer again within 90 s"
+  result "address answered again $(cat "$out.seconds") s after its node $node died"
+}
+
+pools() {
+  sed "s/RANGE/$2/" test/testdata/pool.yaml | kube "$1" apply -f -
+}
+
+metallb() {
+  local m=tools/metallb c
+  (cd $m && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$logs/metallb/" go.universe.tf/metallb/controller go.universe.tf/metallb/speaker) || fail 'building MetalLB'
+  for c in controller speaker; do
+    bin/lab image build -add "$logs/metallb/$c:/$c" -o "$logs/metallb/$c.tar" quay.io/metallb/$c:v0.13.12 /$c || fail "image of $c"
+  done
+  lab image load "$logs"/metallb/*.tar || fail 'the images of MetalLB'
+  for c in cluster1 cluster2; do
+    kube $c apply -f "$(cd $m && go list -m -f '{{.Dir}}' go.universe.tf/metallb)/config/manifests/metallb-native.yaml" || fail 'the manifest of MetalLB'
+  done
+  for c in cluster1 cluster2; do
+    ready $c metallb-system deploy/controller
+    ready $c metallb-system ds/speaker
+    range=10.10.50.75-10.10.50.90
+    [ $c = cluster1 ] || range=10.29.8.75-10.29.8.90
+    until_true 60 'pools are accepted' pools $c $range
+    out=$(carrick lb install --context=$c)
+    echo "$out"
+    expect 'lb install' "$out" 'MetalLB serves this cluster'
+    has "$(kube $c -n metallb-system get deploy,ds -o jsonpath='{..image}')" carrick && fail 'Carrick has put its load balancer beside MetalLB'
+  done
+  result 'lb install: MetalLB serves, nothing claimed'
+}
+
+one() {
+  case $1 in
+    overlay) start --nodes 2 --overlay; guide; large_bodies ;;
+    metallb)
+      start --nodes 3
+      metallb
+      STEPS=1-1 guide
+      STEPS=3-20 guide
+      takeover metallb
+      ;;
+    carrick-lb) start --nodes 3; STEPS=1-2 guide; takeover carrick ;;
+    kubernetes-1.34) start --kubernetes 1.34; INSTALL_ARGS='--set values.global.proxy.nativeSidecar=false' guide ;;
+    iptables) start --proxy iptables; guide ;;
+    distinct) start --distinct; guide ;;
+    *) fail "no run $1" ;;
+  esac
+}
+
+describe() {
+  case $1 in
+    overlay) echo '2 nodes a cluster, /26 pod blocks, overlay, MTU 1480' ;;
+    metallb) echo 'MetalLB 0.13.12, 3 nodes a cluster' ;;
+    carrick-lb) echo "Carrick's load balancer, 3 nodes a cluster: takeover" ;;
+    kubernetes-1.34) echo 'Kubernetes 1.34.4, classic sidecars' ;;
+    iptables) echo 'kube-proxy in iptables mode' ;;
+    distinct) echo 'different pod networks' ;;
+  esac
+}
+
+failed=0
+table=$logs/table
+: >"$table"
+for r in "${runs[@]}"; do
+  measured=$logs/$r.measured
+  : >"$measured"
+  begin=$(date +%s)
+  if (one "$r") >"$logs/$r.log" 2>&1; then word=pass; else word=FAIL failed=1; fi
+  lab down >>"$logs/$r.log" 2>&1
+  why=$(paste -sd';' "$measured" | sed 's/;/; /g')
+  [ $word = pass ] || why="${why:+$why; }$(grep -a 'FAIL: ' "$logs/$r.log" | tail -1)"
+  printf '%-16s %s %4ds  %s\n' "$r" $word $(($(date +%s) - begin)) "$why"
+  printf '| %s | %s | %d s | %s |\n' "$(describe "$r")" $word $(($(date +%s) - begin)) "$why" >>"$table"
+done
+{
+  echo '# What was last tested in the lab'
+  echo
+  echo "Written by \`make test-all\` on $(date -u +%F), $(nproc) cores, Linux $(uname -r | cut -d- -f1), commit $(git rev-parse --short HEAD), Carrick $(cat VERSION), $(go env GOVERSION). Kubernetes is $(sed -n 's/^const Kubernetes = "\(.*\)"/\1/p' lab/build/build.go) where the line names no other. Each line is the guide (\`test/walkthrough.sh\`, steps 1 to 20, $REQUESTS requests a loop) unless it says less."
+  echo
+  echo '| clusters | result | took | measured |'
+  echo '|---|---|---|---|'
+  cat "$table"
+} >docs/tested.md
+exit $failed
