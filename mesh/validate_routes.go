@@ -70,10 +70,10 @@ func (v *validator) httpRoute(field string, r *networking.HTTPRoute) {
 	case actions > 1:
 		v.add(field, "keep one of them", "it has more than one of route, redirect and directResponse")
 	}
+	weigh(v, field+".route", r.GetRoute())
 	for i, d := range r.GetRoute() {
 		f := fmt.Sprintf("%s.route[%d]", field, i)
 		v.destination(f+".destination", d.GetDestination())
-		v.weight(f+".weight", d.GetWeight())
 		v.headers(f+".headers", d.GetHeaders())
 	}
 	v.headers(field+".headers", r.GetHeaders())
@@ -234,14 +234,23 @@ func (v *validator) destinations(field string, all []*networking.RouteDestinatio
 	if len(all) == 0 {
 		v.add(field, "name a destination", "the route leads nowhere")
 	}
+	weigh(v, field, all)
 	for i, d := range all {
 		v.destination(fmt.Sprintf("%s[%d].destination", field, i), d.GetDestination())
-		v.weight(fmt.Sprintf("%s[%d].weight", field, i), d.GetWeight())
 	}
 }
 
-func (v *validator) weight(field string, w int32) {
-	if w < 0 {
-		v.add(field, "name 0 or more", "%d is no weight", w)
+// weigh checks the weights of a route's destinations. An only one needs none; of several, some must
+// get requests.
+func weigh[D interface{ GetWeight() int32 }](v *validator, field string, all []D) {
+	some := len(all) < 2
+	for i, d := range all {
+		if w := d.GetWeight(); w < 0 {
+			v.add(fmt.Sprintf("%s[%d].weight", field, i), "name 0 or more", "%d is no weight", w)
+		}
+		some = some || d.GetWeight() != 0
+	}
+	if !some {
+		v.add(field+"[0].weight", "give one of them a weight above 0", "the weights of %d destinations add up to 0", len(all))
 	}
 }

@@ -38,6 +38,8 @@ func TestValidate(t *testing.T) {
 		{"vs", "{hosts: [a], http: [{match: [{headers: {'a b': {exact: c}}}], " + dest + "}]}", "spec.http[0].match[0].headers.a b"},
 		{"vs", "{hosts: [a], http: [{route: [{destination: {host: a, port: {number: 70000}}}]}]}", "spec.http[0].route[0].destination.port.number"},
 		{"vs", "{hosts: [a], http: [{route: [{destination: {host: a}, weight: -1}]}]}", "spec.http[0].route[0].weight"},
+		{"vs", "{hosts: [a], http: [{route: [{destination: {host: a}}, {destination: {host: b}}]}]}", "spec.http[0].route[0].weight"},
+		{"vs", "{hosts: [a], tcp: [{route: [{destination: {host: a}}, {destination: {host: b}}]}]}", "spec.tcp[0].route[0].weight"},
 		{"vs", "{hosts: [a], http: [{timeout: 0.0001s, " + dest + "}]}", "spec.http[0].timeout"},
 		{"vs", "{hosts: [a], http: [{retries: {attempts: 2, retryOn: 'often'}, " + dest + "}]}", "spec.http[0].retries.retryOn"},
 		{"vs", "{hosts: [a], http: [{retries: {attempts: 2, retryOn: '5xx,503'}, " + dest + "}]}", ""},
