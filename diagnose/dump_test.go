@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -111,10 +113,7 @@ func TestBadDumps(t *testing.T) {
 
 // TestEnvoy reads what genuine Envoy says of itself.
 func TestEnvoy(t *testing.T) {
-	envoy := os.Getenv("CARRICK_ENVOY")
-	if envoy == "" {
-		t.Skip("CARRICK_ENVOY does not name an Envoy; make envoy fetches one")
-	}
+	envoy := envoytest.Program(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

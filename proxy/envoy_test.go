@@ -11,28 +11,20 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
-// engines runs a test with this proxy and, if $ENVOY or PATH has it, with genuine Envoy: what the
+// engines runs a test with this proxy and, if it is there, with genuine Envoy: what the
 // test expects is what Envoy does.
 func engines(t *testing.T, test func(t *testing.T, start func(yaml string))) {
 	t.Run("carrick", func(t *testing.T) {
 		test(t, func(yaml string) { start(t, yaml, nil) })
 	})
 	t.Run("envoy", func(t *testing.T) {
-		bin, err := exec.LookPath(envoyPath())
-		if err != nil {
-			t.Skip("no envoy: name one in ENVOY")
-		}
+		bin := envoytest.Program(t)
 		test(t, func(yaml string) { startEnvoy(t, bin, yaml) })
 	})
-}
-
-func envoyPath() string {
-	if p := os.Getenv("ENVOY"); p != "" {
-		return p
-	}
-	return "envoy"
 }
 
 // secretFiles gives Envoy as files what Secrets would give.

@@ -16,12 +16,13 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
 // authority is a CA for tests.
@@ -182,10 +183,7 @@ const peerSAN = `{san_type: URI, matcher: {exact: "spiffe://cluster.local/ns/sam
 // two clusters, with this proxy in all places and, if there is one, genuine Envoy in each.
 func TestMesh(t *testing.T) {
 	t.Run("carrick", func(t *testing.T) { testMesh(t, start, start, start, true) })
-	bin, err := exec.LookPath(envoyPath())
-	if err != nil {
-		t.Skip("no envoy: name one in ENVOY")
-	}
+	bin := envoytest.Program(t)
 	envoy := func(t testing.TB, yaml string, s Secrets) *rig {
 		startEnvoy(t, bin, secretFiles(t, yaml, s))
 		return nil

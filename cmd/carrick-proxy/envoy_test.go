@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
 // bootstrapYAML is a static configuration as one writes for Envoy.
@@ -110,18 +112,6 @@ func fetch(url string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// genuineEnvoy returns Envoy's program: $ENVOY, or envoy of PATH.
-func genuineEnvoy(t *testing.T) string {
-	t.Helper()
-	for _, p := range []string{os.Getenv("ENVOY"), "envoy"} {
-		if p, err := exec.LookPath(p); err == nil {
-			return p
-		}
-	}
-	t.Skip("no Envoy: put it into PATH or set ENVOY")
-	return ""
-}
-
 // The same file makes our proxy and Envoy do the same.
 func TestEnvoyVerb(t *testing.T) {
 	t.Run("builtin", func(t *testing.T) {
@@ -135,7 +125,7 @@ func TestEnvoyVerb(t *testing.T) {
 		})
 	})
 	t.Run("genuine", func(t *testing.T) {
-		bin := genuineEnvoy(t)
+		bin := envoytest.Program(t)
 		testBootstrap(t, func(ctx context.Context, args []string) error {
 			out, err := exec.CommandContext(ctx, bin, append(args, "--use-dynamic-base-id")...).CombinedOutput()
 			if ctx.Err() == nil {

@@ -79,6 +79,9 @@ const adminToken = "test-administrator"
 // No controllers run: nobody makes service accounts or root CA ConfigMaps in namespaces.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a real API server is for the integration tests: not in short mode")
+	}
 	program := Program()
 	if program == "" {
 		t.Skip("no kube-apiserver: build the lab (make build && bin/lab build), or name its kube program in CARRICK_TEST_KUBE")
