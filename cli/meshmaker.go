@@ -290,7 +290,7 @@ func (m *meshMaker) planObject(ctx context.Context, c meshCluster, k *cluster, g
 		s.state = "make it"
 	case err != nil:
 		return s, fmt.Errorf("reading %s %s: %w", o.GetKind(), o.GetName(), err)
-	case !jsonEqual(have.Object["spec"], o.Object["spec"]):
+	case !holds(have.Object["spec"], o.Object["spec"]):
 		s.state = "change it to what the file says"
 	}
 	return s, nil
