@@ -195,6 +195,25 @@ func (c *checker) gateway(g *mesh.Gateway) {
 			}
 		}
 		c.overlap(g, i, srv)
+		c.mixed(g, i, srv)
+	}
+}
+
+// mixed finds a server whose port an older Gateway of the same pods serves with TLS and it without, or the
+// other way round. Both work, told apart by the first bytes, but hardly anybody means it.
+func (c *checker) mixed(g *mesh.Gateway, i int, srv *networking.Server) {
+	tls := func(s *networking.Server) bool { return (&server{Server: s}).protocol().IsTLS() }
+	for o := range c.s.Gateways().All() {
+		if o == g || older(&o.Meta, &g.Meta) > 0 || joinLabels(o.Spec.GetSelector()) != joinLabels(g.Spec.GetSelector()) {
+			continue
+		}
+		for _, x := range o.Spec.GetServers() {
+			if x.GetPort().GetNumber() == srv.GetPort().GetNumber() && tls(x) != tls(srv) {
+				c.add(g.Key(), fmt.Sprintf("spec.servers[%d].port", i), "take another port",
+					"port %d speaks %s here and %s in Gateway %s/%s, which is older", x.GetPort().GetNumber(), srv.GetPort().GetProtocol(), x.GetPort().GetProtocol(), o.Namespace, o.Name)
+				return
+			}
+		}
 	}
 }
 

@@ -73,6 +73,33 @@ spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, prot
 	})
 }
 
+func TestCheckMixedPort(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(load(t, []byte(`
+cluster: cluster1
+kind: Pod
+metadata: {name: gw, namespace: edge, labels: {istio: eastwest}}
+spec: {serviceAccountName: gw}
+status: {podIP: 10.1.0.1}
+---
+kind: Gateway
+metadata: {name: exposed, namespace: edge, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec:
+  selector: {istio: eastwest}
+  servers: [{port: {number: 15443, name: tls, protocol: TLS}, tls: {mode: AUTO_PASSTHROUGH}, hosts: ["*.local"]}]
+---
+kind: Gateway
+metadata: {name: web, namespace: shop, creationTimestamp: "2026-01-02T00:00:00Z"}
+spec:
+  selector: {istio: eastwest}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}
+  - {port: {number: 15443, name: web, protocol: HTTP}, hosts: ["*"]}
+`))...)
+	compareFindings(t, "mixed", Check(s), []string{
+		"Gateway/shop/web@cluster1: spec.servers[1].port: port 15443 speaks HTTP here and TLS in Gateway edge/exposed, which is older",
+	})
+}
+
 // compareFindings compares the beginnings of findings, each of which must name a way out.
 func compareFindings(t *testing.T, what string, got []mesh.Finding, want []string) {
 	t.Helper()
