@@ -313,8 +313,9 @@ func testOutlier(t *testing.T, run func(yaml string)) {
 	for range 100 {
 		get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
 	}
-	if n := bad.Load(); n != 3 {
-		t.Errorf("the failing host got %d requests, want 3", n)
+	// Envoy's workers hear of an ejection from its main thread, so some more may get there.
+	if n := bad.Load(); n < 3 || n > 20 {
+		t.Errorf("the failing host got %d requests of 100, want 3 or a few more", n)
 	}
 }
 
