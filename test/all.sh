@@ -53,7 +53,7 @@ result() { echo "$*" | tee -a "$measured"; }
 
 # takeover LABEL: takes the power of the node that answers for an address, and measures how long the address is silent.
 takeover() {
-  local out=$logs/takeover.$1 ip node
+  local out=$logs/takeover.$1 ip node load
   kube cluster1 create namespace takeover
   kube cluster1 -n takeover apply -f test/testdata/takeover.yaml
   ready cluster1 takeover ds/web
@@ -81,10 +81,11 @@ takeover() {
   fi
   : >"$out"
   lab exec client1 sh -c "end=\$((\$(date +%s) + 90)); while [ \$(date +%s) -lt \$end ]; do c=\$(curl -s -o /dev/null --max-time 0.5 -w '%{http_code}' http://$ip/); echo \$(date +%s.%N) \$c; sleep 0.1; done" >"$out" &
+  load=$! # until_true has processes of its own
   until_true 20 'requests' test -s "$out"
   date +%s.%N >"$out.stopped"
   lab node stop "$node" || fail "node stop $node"
-  wait $!
+  wait $load
   awk -v t="$(cat "$out.stopped")" '$1 < t {next} $2 != 200 {bad = 1; again = 0} $2 == 200 && bad && !again {again = $1}
     END {printf "%.1f\n", again ? again - t : 0}' "$out" >"$out.seconds"
   [ "$(tail -1 "$out" | cut -d' ' -f2)" = 200 ] || fail "http://$ip/ did not answer again within 90 s"
