@@ -195,9 +195,13 @@ func namespace(cluster string, n *metav1.PartialObjectMetadata) *mesh.Namespace 
 	return &mesh.Namespace{Cluster: cluster, Name: n.Name, Labels: n.Labels}
 }
 
-// credential returns nil for a Secret that holds no TLS material. Both layouts that Istio reads:
-// tls.crt, tls.key, ca.crt, and cert, key, cacert.
+// credential returns nil for a Secret that holds no TLS material, or that is the CA's own or an
+// account's: no gateway may be given those by naming them. Both layouts that Istio reads: tls.crt,
+// tls.key, ca.crt, and cert, key, cacert.
 func credential(cluster string, s *corev1.Secret) *mesh.Credential {
+	if s.Name == "cacerts" || s.Name == "istio-ca-secret" || s.Type != corev1.SecretTypeTLS && s.Type != corev1.SecretTypeOpaque && s.Type != "" {
+		return nil
+	}
 	first := func(keys ...string) []byte {
 		for _, k := range keys {
 			if len(s.Data[k]) > 0 {
