@@ -132,7 +132,14 @@ one() {
       takeover metallb
       ;;
     carrick-lb) start --nodes 3; STEPS=1-2 guide; takeover carrick ;;
-    kubernetes-1.34) start --kubernetes 1.34; INSTALL_ARGS='--set values.global.proxy.nativeSidecar=false' guide ;;
+    kubernetes-1.34)
+      start --kubernetes 1.34
+      export INSTALL_ARGS='--set values.global.proxy.nativeSidecar=false'
+      guide
+      has "$(kube cluster1 -n sample get pod -l app=sleep -o jsonpath='{.items[*].spec.containers[*].name}')" istio-proxy ||
+        fail 'the sidecar is not a classic one'
+      result "sidecars are classic; nodes run $(kube cluster1 get node cluster1 -o jsonpath='{.status.nodeInfo.kubeletVersion}')"
+      ;;
     iptables) start --proxy iptables; guide ;;
     distinct) start --distinct; guide ;;
     *) fail "no run $1" ;;
