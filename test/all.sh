@@ -138,7 +138,7 @@ one() {
       guide
       has "$(kube cluster1 -n sample get pod -l app=sleep -o jsonpath='{.items[*].spec.containers[*].name}')" istio-proxy ||
         fail 'the sidecar is not a classic one'
-      result "sidecars are classic; nodes run $(kube cluster1 get node cluster1 -o jsonpath='{.status.nodeInfo.kubeletVersion}')"
+      result "sidecars are classic, nodes run $(kube cluster1 get node cluster1 -o jsonpath='{.status.nodeInfo.kubeletVersion}')"
       ;;
     iptables) start --proxy iptables; guide ;;
     distinct) start --distinct; guide ;;
@@ -164,7 +164,7 @@ for r in "${runs[@]}"; do
   begin=$(date +%s)
   if (one "$r") >"$logs/$r.log" 2>&1; then word=pass; else word=FAIL failed=1; fi
   lab down >>"$logs/$r.log" 2>&1
-  why=$(paste -sd';' "$measured" | sed 's/;/; /g')
+  why=$(paste -sd'|' "$measured" | sed 's/|/; /g')
   [ $word = pass ] || why="${why:+$why; }$(grep -a 'FAIL: ' "$logs/$r.log" | tail -1)"
   printf '%-16s %s %4ds  %s\n' "$r" $word $(($(date +%s) - begin)) "$why"
   printf '| %s | %s | %d s | %s | %s, %s |\n' "$(describe "$r")" $word $(($(date +%s) - begin)) "$why" \
