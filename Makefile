@@ -61,9 +61,12 @@ unit: ## Unit and golden tests (under a minute when warm)
 	$(GO) vet ./...
 	$(GO) test -short ./...
 	cd lab && $(GO) test -short ./...
+	cd tools/kube122 && $(GO) test ./...
 
 .PHONY: integration
 integration: lab envoy ## Tests against real API servers, Envoy, grpc-go, curl and openssl
+	$(GO) vet ./...
+	cd tools/kube122 && $(GO) test ./...
 	CARRICK_ENVOY=$(CACHE)/envoy-$(ENVOY)/envoy $(GO) test ./...
 
 .PHONY: e2e
@@ -79,8 +82,8 @@ test-all: lab image ## The guide on other kinds of clusters (older, overlay, Met
 	test/all.sh
 
 .PHONY: bench
-bench: ## Benchmarks, each as a ratio against a peer in the same run
-	$(GO) test -run '^$$' -bench . -benchmem ./compile ./proxy/...
+bench: ## Benchmarks of the compiler, the xDS server and the proxy (no peer beside them yet)
+	$(GO) test -run '^$$' -bench . -benchmem ./compile ./mesh ./xds ./proxy/...
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
@@ -92,7 +95,7 @@ crds: ## Generate the CRDs again from the modules that define them
 
 .PHONY: golden
 golden: ## Rewrite golden files; read the diff before you commit it
-	$(GO) test ./compile ./inject ./install ./cli ./diagnose -update
+	$(GO) test ./agent ./agent/redirect ./compile ./inject ./install ./cli ./diagnose -update
 
 .PHONY: lint
 lint: ## golangci-lint, if it is installed, else go vet

@@ -263,17 +263,22 @@ func (a *app) manifest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			y, err := m.YAML()
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(y)
-			return err
+			return printManifest(cmd, m)
 		},
 	}
 	o.add(gen)
 	parent.AddCommand(gen)
 	return parent
+}
+
+// printManifest prints the objects as YAML that kubectl apply takes.
+func printManifest(cmd *cobra.Command, m *install.Manifest) error {
+	y, err := m.YAML()
+	if err != nil {
+		return err
+	}
+	_, err = cmd.OutOrStdout().Write(y)
+	return err
 }
 
 func (a *app) uninstall() *cobra.Command {

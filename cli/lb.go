@@ -122,12 +122,7 @@ func (a *app) lbManifest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			y, err := m.YAML()
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write(y)
-			return err
+			return printManifest(cmd, m)
 		},
 	}
 	l.add(cmd)

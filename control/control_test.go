@@ -16,9 +16,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -135,8 +132,6 @@ func (s *secrets) StreamSecrets(st sds.SecretDiscoveryService_StreamSecretsServe
 // envoy starts a genuine Envoy as the proxy of a Pod and returns its admin address.
 func envoy(t *testing.T, id, metadata string, xdsPort, sdsPort int) string {
 	t.Helper()
-	bin := envoytest.Program(t)
-	dir := t.TempDir()
 	static := func(name string, port int) string {
 		return fmt.Sprintf(`
   - name: %[1]s
@@ -158,34 +153,7 @@ dynamic_resources:
 static_resources:
   clusters:%s%s
 `, id, metadata, static("xds-grpc", xdsPort), static("sds-grpc", sdsPort))
-	if err := os.WriteFile(filepath.Join(dir, "envoy.yaml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(bin, "-c", "envoy.yaml", "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", "admin", "-l", "warning")
-	cmd.Dir, cmd.Stderr = dir, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			b, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("Envoy %s: %s", id, b)
-		}
-	})
-	admin := ""
-	eventually(t, "Envoy's admin", func() bool {
-		b, err := os.ReadFile(filepath.Join(dir, "admin"))
-		admin = strings.TrimSpace(string(b))
-		return err == nil && admin != ""
-	})
-	return admin
+	return envoytest.Start(t, config)
 }
 
 func get(url string) string {

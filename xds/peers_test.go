@@ -8,10 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -187,8 +183,6 @@ func TestGRPCClient(t *testing.T) {
 // address.
 func envoy(t *testing.T, addr string, delta bool) string {
 	t.Helper()
-	bin := envoytest.Program(t)
-	dir := t.TempDir()
 	api := "GRPC"
 	if delta {
 		api = "DELTA_GRPC"
@@ -212,34 +206,7 @@ static_resources:
         explicit_http_config: {http2_protocol_options: {}}
     load_assignment: {cluster_name: xds, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
 `, api, port)
-	if err := os.WriteFile(filepath.Join(dir, "envoy.yaml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(bin, "-c", "envoy.yaml", "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", "admin", "-l", "warning")
-	cmd.Dir, cmd.Stderr = dir, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			b, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("Envoy: %s", b)
-		}
-	})
-	admin := ""
-	eventually(t, "Envoy's admin", func() bool {
-		b, err := os.ReadFile(filepath.Join(dir, "admin"))
-		admin = strings.TrimSpace(string(b))
-		return err == nil && admin != ""
-	})
-	return admin
+	return envoytest.Start(t, config)
 }
 
 func get(url string) (string, error) {
