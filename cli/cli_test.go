@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -62,13 +63,14 @@ func TestRules(t *testing.T) {
 	for role, need := range map[string][]rbacv1.PolicyRule{
 		"ClusterRole istio-reader-clusterrole-istio-system": kube.ReaderRules(),
 		"ClusterRole istiod-clusterrole-istio-system":       kube.ClusterRules(),
-		"Role istiod": kube.NamespaceRules(),
+		"Role istio-reader": kube.ReaderNamespaceRules(),
+		"Role istiod":       kube.NamespaceRules(),
 	} {
 		for _, n := range need {
 			for _, g := range n.APIGroups {
 				for _, r := range n.Resources {
 					for _, v := range n.Verbs {
-						if !allows(granted[role], g, r, v) {
+						if !allows(granted[role], g, r, v, n.ResourceNames...) {
 							t.Errorf("%s does not allow %s %s.%s, which package kube needs", role, v, r, g)
 						}
 					}
@@ -77,16 +79,21 @@ func TestRules(t *testing.T) {
 		}
 	}
 	for name, rules := range granted {
-		if strings.HasPrefix(name, "ClusterRole") && allows(rules, "", "secrets", "get") {
+		if strings.HasPrefix(name, "ClusterRole") && allows(rules, "", "secrets", "get", "any") {
 			t.Errorf("%s reads Secrets of every namespace", name)
+		}
+		if strings.Contains(name, "reader") && allows(rules, "", "configmaps", "get", "any") {
+			t.Errorf("%s, which remote secrets hand out, reads every ConfigMap", name)
 		}
 	}
 }
 
-func allows(rules []rbacv1.PolicyRule, group, resource, verb string) bool {
+// allows reports whether rules allow a verb for objects of these names, any name if there are none.
+func allows(rules []rbacv1.PolicyRule, group, resource, verb string, names ...string) bool {
 	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
 		has := func(l []string, s string) bool { return slices.Contains(l, s) || slices.Contains(l, "*") }
-		return has(r.APIGroups, group) && has(r.Resources, resource) && has(r.Verbs, verb)
+		named := len(r.ResourceNames) == 0 || len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(r.ResourceNames, n) })
+		return has(r.APIGroups, group) && has(r.Resources, resource) && has(r.Verbs, verb) && named
 	})
 }
 
@@ -118,19 +125,43 @@ func TestSyncStates(t *testing.T) {
 	}
 }
 
-func TestClusterRows(t *testing.T) {
-	// As genuine istiod says it.
-	b := []byte(`[{"id":"cluster1","secretName":"","syncStatus":"synced"},{"id":"cluster2","secretName":"istio-system/istio-remote-secret-cluster2","syncStatus":"timeout","message":"bad token"}]`)
-	rows, notes, err := clusterRows([]string{"istiod-x"}, [][]byte{b})
+func TestClusterStates(t *testing.T) {
+	// As genuine istiod says it, and with what ours says beside it.
+	b := []byte(`[{"id":"other-cluster","secretName":"istio-system/s","syncStatus":"timeout","message":"bad token"},
+{"id":"cluster1","secretName":"","syncStatus":"synced"},{"id":"new","secretName":"istio-system/n","syncStatus":"synced","note":"roots unknown"}]`)
+	states, err := clusterStates([]string{"istiod-x", "istiod-y"}, [][]byte{b, b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := [][]string{{"cluster1", "-", "synced", "istiod-x"}, {"cluster2", "istio-system/istio-remote-secret-cluster2", "timeout", "istiod-x"}}
-	if d := cmp.Diff(want, rows); d != "" {
+	var out bytes.Buffer
+	if err := printClusters(&out, states); err != nil {
+		t.Fatal(err)
+	}
+	want := `NAME              SECRET             STATUS      ISTIOD
+cluster1          -                  synced      istiod-x
+new               istio-system/n     synced      istiod-x
+other-cluster     istio-system/s     timeout     istiod-x
+cluster1          -                  synced      istiod-y
+new               istio-system/n     synced      istiod-y
+other-cluster     istio-system/s     timeout     istiod-y
+new: roots unknown
+other-cluster: bad token
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]string{"cluster2: bad token"}, notes); d != "" {
+	out.Reset()
+	if err := printStructured(&out, states[:1], "yaml"); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff("- id: cluster1\n  istiod: istiod-x\n  secretName: \"\"\n  syncStatus: synced\n", out.String()); d != "" {
 		t.Error(d)
+	}
+	if _, err := clusterStates([]string{"istiod-x"}, [][]byte{[]byte("<html>")}); err == nil || !strings.Contains(err.Error(), "istiod-x") {
+		t.Errorf("an answer that is none: %v", err)
+	}
+	if _, stderr, code := carrick(t, "", "remote-clusters", "-o=csv"); code != 2 || !strings.Contains(stderr, "table, json or yaml") {
+		t.Errorf("-o csv: exit code %d, %s", code, stderr)
 	}
 }
 

@@ -43,11 +43,11 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	var remotes bytes.Buffer
-	rows, _, err := clusterRows([]string{"istiod-5d5556df97-hs96s"}, [][]byte{read("clusterz.json")})
+	states, err := clusterStates([]string{"istiod-5d5556df97-hs96s"}, [][]byte{read("clusterz.json")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := table(&remotes, "NAME\tSECRET\tSTATUS\tISTIOD", rows); err != nil {
+	if err := printClusters(&remotes, states); err != nil {
 		t.Fatal(err)
 	}
 	run := func(args ...string) string {

@@ -1,72 +1,127 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"sort"
+	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 )
 
-// clusterState is one entry of the control plane's /debug/clusterz.
+// clusterState is one entry of the control plane's /debug/clusterz, and whose answer it is.
 type clusterState struct {
 	ID         string `json:"id"`
 	SecretName string `json:"secretName"`
-	SyncStatus string `json:"syncStatus"` // synced, syncing, timeout, closed, error
-	Message    string `json:"message"`    // what is wrong, and what to do
+	SyncStatus string `json:"syncStatus"` // synced, syncing, timeout, closed, stale, error
+	Server     string `json:"server,omitempty"`
+	Network    string `json:"network,omitempty"`
+	Message    string `json:"message,omitempty"` // what is wrong, and what to do
+	Note       string `json:"note,omitempty"`    // what is worth knowing
+	Istiod     string `json:"istiod"`            // the control plane's pod
+	Context    string `json:"context,omitempty"` // of the kubeconfig, with --all-contexts
 }
 
 func (a *app) remoteClusters() *cobra.Command {
 	var all bool
+	var output string
 	cmd := &cobra.Command{
 		Use:   "remote-clusters",
 		Short: "Lists the clusters that each control plane watches",
-		Args:  cobra.NoArgs,
+		Long: `Lists the clusters that each control plane watches, and what is wrong with each below the table: credentials,
+connection, or roots that have no certificate in common. The exit code is 0 if the control planes answer.`,
+		Example: "  carrick remote-clusters --context=cluster1\n  carrick remote-clusters --all-contexts -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.target.each(cmd, all, func(c *cluster) error { return showClusters(cmd, c, a.target.istioNamespace) })
+			if output != "table" && output != "short" && !structured(output) {
+				return usagef("-o %s: is not table, json or yaml", output)
+			}
+			found := []clusterState{}
+			err := a.target.each(cmd, all, func(c *cluster) error {
+				pods, answers, err := c.debug(cmd.Context(), a.target.istioNamespace, "/debug/clusterz")
+				if err != nil {
+					return err
+				}
+				states, err := clusterStates(pods, answers)
+				if err != nil {
+					return c.wrong(err)
+				}
+				if !structured(output) {
+					return printClusters(cmd.OutOrStdout(), states)
+				}
+				for i := range states {
+					if all {
+						states[i].Context = c.context
+					}
+				}
+				found = append(found, states...)
+				return nil
+			})
+			if !structured(output) || err != nil && len(found) == 0 {
+				return err
+			}
+			if bad := printStructured(cmd.OutOrStdout(), found, output); bad != nil {
+				return bad
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all-contexts", false, "ask the control planes of every cluster of the kubeconfig")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
 	cmd.Flags().StringP("revision", "r", "", "accepted for istioctl's sake")
 	return cmd
 }
 
-func showClusters(cmd *cobra.Command, c *cluster, namespace string) error {
-	names, answers, err := c.debug(cmd.Context(), namespace, "/debug/clusterz")
-	if err != nil {
-		return err
+// clusterStates reads what control planes answered, by cluster and then by control plane.
+func clusterStates(pods []string, answers [][]byte) (states []clusterState, err error) {
+	for i, b := range answers {
+		var all []clusterState
+		if err := json.Unmarshal(b, &all); err != nil {
+			return nil, fmt.Errorf("%s's answer about clusters is not understood: %w", pods[i], err)
+		}
+		for j := range all {
+			all[j].Istiod = pods[i]
+		}
+		states = append(states, all...)
 	}
-	rows, notes, err := clusterRows(names, answers)
-	if err != nil {
-		return c.wrong(err)
+	slices.SortStableFunc(states, func(a, b clusterState) int {
+		return cmp.Or(strings.Compare(a.Istiod, b.Istiod), strings.Compare(a.ID, b.ID))
+	})
+	return states, nil
+}
+
+func printClusters(out io.Writer, states []clusterState) error {
+	var rows [][]string
+	var lines []string
+	for _, s := range states {
+		rows = append(rows, []string{s.ID, cmp.Or(s.SecretName, "-"), s.SyncStatus, s.Istiod})
+		for _, text := range []string{s.Message, s.Note} {
+			if line := s.ID + ": " + text; text != "" && !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
 	}
-	out := cmd.OutOrStdout()
 	if err := table(out, "NAME\tSECRET\tSTATUS\tISTIOD", rows); err != nil {
 		return err
 	}
-	for _, n := range notes {
-		fmt.Fprintln(out, n)
+	for _, l := range lines {
+		fmt.Fprintln(out, l)
 	}
 	return nil
 }
 
-func clusterRows(names []string, answers [][]byte) (rows [][]string, notes []string, err error) {
-	for i, b := range answers {
-		var all []clusterState
-		if err := json.Unmarshal(b, &all); err != nil {
-			return nil, nil, fmt.Errorf("%s's answer about clusters is not understood: %w", names[i], err)
-		}
-		sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
-		for _, s := range all {
-			secret := s.SecretName
-			if secret == "" {
-				secret = "-"
-			}
-			rows = append(rows, []string{s.ID, secret, s.SyncStatus, names[i]})
-			if s.Message != "" {
-				notes = append(notes, fmt.Sprintf("%s: %s", s.ID, s.Message))
-			}
-		}
+// printStructured prints v as JSON or YAML.
+func printStructured(out io.Writer, v any, output string) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err == nil && output == "yaml" {
+		b, err = yaml.JSONToYAML(b)
 	}
-	return rows, notes, nil
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, strings.TrimSpace(string(b)))
+	return nil
 }

@@ -123,7 +123,8 @@ func (t *targetFlags) contexts() ([]string, error) {
 }
 
 // each calls f with the cluster that the flags pick, or with every cluster of the kubeconfig, each
-// under a line that names it; one that fails does not keep the others from their turn.
+// under a line that names it, unless the output is JSON or YAML; one that fails does not keep the
+// others from their turn.
 func (t *targetFlags) each(cmd *cobra.Command, all bool, f func(*cluster) error) error {
 	if !all {
 		c, err := t.connect(cmd)
@@ -140,19 +141,26 @@ func (t *targetFlags) each(cmd *cobra.Command, all bool, f func(*cluster) error)
 		return errors.New("the kubeconfig has no context")
 	}
 	var errs []error
+	output := cmd.Flag("output")
+	headed := output == nil || !structured(output.Value.String())
 	for i, name := range names {
-		if i > 0 {
+		if i > 0 && headed {
 			fmt.Fprintln(cmd.OutOrStdout())
 		}
 		c, err := t.connectTo(name)
 		if err == nil {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", c)
+			if headed {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s\n", c)
+			}
 			err = f(c)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
+
+// structured reports whether an output format is for programs.
+func structured(output string) bool { return output == "json" || output == "yaml" }
 
 // wrong explains an error from a cluster: which, and what to do.
 func (c *cluster) wrong(err error) error {

@@ -224,13 +224,14 @@ type clusterRow struct {
 	Server  string `json:"server,omitempty"`
 	Network string `json:"network,omitempty"`
 	Message string `json:"message,omitempty"`
+	Note    string `json:"note,omitempty"`
 }
 
 func (c *Control) clusterz() []clusterRow {
 	rows := []clusterRow{}
 	networks := c.Snapshot().Networks()
 	for _, s := range c.clusters.Status() {
-		rows = append(rows, clusterRow{s.ID, s.Secret, string(s.Status), s.Server, networks.Of(s.ID), s.Message})
+		rows = append(rows, clusterRow{s.ID, s.Secret, string(s.Status), s.Server, networks.Of(s.ID), s.Message, s.Note})
 	}
 	return rows
 }

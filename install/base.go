@@ -24,11 +24,15 @@ func readerRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "pods", "services"}, Verbs: read},
 		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
-		// A remote control plane compares roots.
-		{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"istio-ca-root-cert"}, Verbs: read},
 		// Proxies of this cluster may connect to a remote control plane.
 		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
 	}
+}
+
+// readerNamespaceRules is what a remote control plane reads in the control plane's namespace: it
+// compares roots.
+func readerNamespaceRules() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"istio-ca-root-cert"}, Verbs: []string{"get"}}}
 }
 
 // controlPlaneRules is what a control plane does in its own cluster, beside reading. Secrets are
@@ -73,6 +77,8 @@ func base(c *Config) ([]*unstructured.Unstructured, error) {
 		serviceAccount(c, ReaderServiceAccount, "base", nil),
 		clusterRole("istio-reader-clusterrole-"+c.Namespace, "base", readerRules()),
 		clusterRoleBinding("istio-reader-clusterrole-"+c.Namespace, c.Namespace, ReaderServiceAccount, "base"),
+		role("istio-reader", c.Namespace, "base", readerNamespaceRules()),
+		roleBinding("istio-reader", c.Namespace, "base", rbacv1.Subject{Kind: "ServiceAccount", Name: ReaderServiceAccount, Namespace: c.Namespace}),
 	)
 	return slices.Concat(objs, crds, rest), err
 }

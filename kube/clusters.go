@@ -43,6 +43,7 @@ type Clusters struct {
 	sink    Sink
 	log     *slog.Logger
 	resolve *resolver
+	trust   *trust
 	own     *member
 	poke    chan struct{}
 
@@ -65,7 +66,7 @@ type remote struct {
 // NewClusters returns what Run works with.
 func NewClusters(local Local, sink Sink, log *slog.Logger) *Clusters {
 	local.MeshName = cmp.Or(local.MeshName, "istio")
-	c := &Clusters{local: local, sink: sink, log: log, resolve: newResolver(), poke: make(chan struct{}, 1),
+	c := &Clusters{local: local, sink: sink, log: log, resolve: newResolver(), trust: &trust{namespace: local.Namespace}, poke: make(chan struct{}, 1),
 		secrets: map[string]map[string][]byte{}, remotes: map[string]*remote{}, told: map[string]bool{}}
 	kinds := slices.Concat(remoteKinds(local.ID), configKinds(local.ID), []watched{c.configMaps(), c.secretKind()})
 	c.own = c.member(local.ID, "", kinds)
@@ -135,6 +136,7 @@ func (c *Clusters) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 		if r == nil {
 			one, cancel := context.WithCancel(ctx)
 			r = &remote{member: c.member(id, w.secret, remoteKinds(id)), cancel: cancel, done: make(chan struct{})}
+			r.trust = c.trust
 			c.remotes[id] = r
 			wg.Go(func() {
 				defer close(r.done)
@@ -278,13 +280,15 @@ func (c *Clusters) configMaps() watched {
 			return m
 		},
 		tap: func(name string, o runtime.Object) {
-			if c.local.ConfigMap == nil {
-				return
+			var data map[string]string
+			if m, _ := o.(*corev1.ConfigMap); m != nil {
+				data = m.Data
 			}
-			if m, ok := o.(*corev1.ConfigMap); ok && m != nil {
-				c.local.ConfigMap(name, m.Data)
-			} else {
-				c.local.ConfigMap(name, nil)
+			if name == RootsConfigMap {
+				c.trust.set(data[RootsKey])
+			}
+			if c.local.ConfigMap != nil {
+				c.local.ConfigMap(name, data)
 			}
 		}}
 }

@@ -39,6 +39,7 @@ type ClusterStatus struct {
 	Server  string // the API server's address
 	Status  Status
 	Message string    // what is wrong and what to do, empty if nothing
+	Note    string    // what is worth knowing though nothing is wrong
 	Since   time.Time // of Status
 }
 
@@ -48,6 +49,7 @@ type member struct {
 	kinds   []watched
 	sink    Sink
 	resolve *resolver
+	trust   *trust // to compare its roots with, nil for the own cluster
 	log     *slog.Logger
 	changed func() // the status is another one
 
@@ -124,6 +126,7 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 	var problem error  // of the newest credentials
 	var lost time.Time // since when the live API server does not answer
 	misses := 0
+	var roots peerRoots // of the live one's cluster
 	health := time.NewTicker(healthPeriod)
 	defer health.Stop()
 	defer func() {
@@ -166,6 +169,9 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			live, next = next, nil
 			m.use(live.client, true)
 			misses, lost = 0, time.Time{}
+			if roots = (peerRoots{}); m.trust != nil {
+				roots = m.trust.read(ctx, live.client, roots)
+			}
 			m.log.Info("cluster synced", "cluster", m.id, "took", time.Since(live.began).Round(time.Millisecond).String())
 		case <-next.broken():
 		case <-live.broken():
@@ -178,12 +184,22 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			} else {
 				misses = 0
 				stale(false)
+				if m.trust != nil {
+					roots = m.trust.read(ctx, live.client, roots)
+				}
 			}
 			if misses >= 2 && ctx.Err() == nil {
 				stale(true)
 			}
 		}
-		m.tell(describe(live, next, problem, lost))
+		s := describe(live, next, problem, lost)
+		if s.Status == Synced && m.trust != nil {
+			s.Note = roots.note
+			if s.Message == "" {
+				s.Message = mismatch(roots.roots, m.trust.get())
+			}
+		}
+		m.tell(s)
 	}
 }
 

@@ -13,6 +13,11 @@ func ReaderRules() []rbac.PolicyRule {
 	}
 }
 
+// ReaderNamespaceRules is what it needs there in the control plane's namespace: Role istio-reader.
+func ReaderNamespaceRules() []rbac.PolicyRule {
+	return []rbac.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{RootsConfigMap}, Verbs: []string{"get"}}}
+}
+
 // ClusterRules is what the control plane needs in its own cluster beside ReaderRules: ClusterRole
 // istiod-clusterrole.
 func ClusterRules() []rbac.PolicyRule {
@@ -20,7 +25,8 @@ func ClusterRules() []rbac.PolicyRule {
 	return append(ReaderRules(),
 		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
 		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io"}, Resources: []string{"gateways/status", "virtualservices/status", "destinationrules/status", "peerauthentications/status"}, Verbs: []string{"patch", "update"}},
-		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch", "create", "update"}}, // istio-ca-root-cert in every namespace
+		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch", "create"}}, // the roots into every namespace; create cannot be limited to a name
+		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{RootsConfigMap}, Verbs: []string{"update"}},
 		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 		rbac.PolicyRule{APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"}, Verbs: []string{"get", "list", "watch", "patch"}},
 	)
