@@ -82,7 +82,12 @@ test-all: lab image ## The guide on other kinds of clusters (older, overlay, Met
 	test/all.sh
 
 .PHONY: bench
-bench: ## Benchmarks of the compiler, the xDS server and the proxy (no peer beside them yet)
+bench: build envoy ## The proxy beside Envoy, nginx and haproxy: ratios in one run, three minutes (as root: installs them)
+	@tools/deps.sh nginx haproxy
+	$(GO) run ./test/bench --carrick bin/carrick-proxy --envoy $(CACHE)/envoy-$(ENVOY)/envoy $(BENCH)
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of the compiler, the xDS server and the proxy
 	$(GO) test -run '^$$' -bench . -benchmem ./compile ./mesh ./xds ./proxy/...
 
 .PHONY: fuzz
