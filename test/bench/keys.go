@@ -39,7 +39,7 @@ func makeKeys(dir string) (keys, error) {
 		return k, err
 	}
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
-		URIs:     []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/sample/sa/default"}}, DNSNames: []string{serverName},
+		URIs: []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/sample/sa/default"}}, DNSNames: []string{serverName},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), rootKey)
 	if err != nil {
