@@ -21,9 +21,9 @@ deps: ## Install the Debian packages that building, the lab and the tests need (
 	@tools/deps.sh
 
 .PHONY: build
-build: ## Build bin/carrick, bin/carrick-proxy, bin/lab and the samples' program
+build: ## Build bin/carrick, bin/carrick-proxy, bin/lab and the samples' programs
 	@mkdir -p bin
-	$(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick ./cmd/carrick-proxy ./samples/app
+	$(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick ./cmd/carrick-proxy ./samples/app ./samples/grpc/grpcecho
 	cd lab && $(GO) build $(GOFLAGS_BUILD) -ldflags '-s -w' -o ../bin/lab .
 
 .PHONY: lab

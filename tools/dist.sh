@@ -12,12 +12,12 @@ for arch in amd64 arm64; do
   name=carrick-$version-linux-$arch
   root=$work/$name
   mkdir -p "$root/bin" "$root/images" "$root/tools/certs" "$work/bin-$arch"
-  GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./cmd/carrick-proxy ./samples/app
+  GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./cmd/carrick-proxy ./samples/app ./samples/grpc/grpcecho
   samples=true; [ $arch = "$($go env GOHOSTARCH)" ] || samples=false # the image of sleep takes curl from this machine
   $go run ./tools/image --version "$version" --bin "$work/bin-$arch" --arch $arch --out "$root/images" --samples=$samples >/dev/null
   cp "$work/bin-$arch/carrick" "$root/bin/"
   cp -R samples "$root/"
-  rm -rf "$root/samples/app"
+  rm -rf "$root/samples/app" "$root/samples/grpc/grpcecho"
   cp tools/certs/Makefile.selfsigned.mk "$root/tools/certs/"
   cp LICENSE README.md README.zh-CN.md CHANGELOG.md "$root/"
   $go run ./tools/sbom "$work/bin-$arch/carrick" carrick "$version" >"dist/$name.spdx.json"

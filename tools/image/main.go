@@ -27,7 +27,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.version, "version", "dev", "tag of Carrick's images")
 	flag.StringVar(&o.hub, "hub", "docker.io/carrickmesh", "registry and path of Carrick's images")
-	flag.StringVar(&o.bin, "bin", "bin", "folder with carrick, carrick-proxy and app")
+	flag.StringVar(&o.bin, "bin", "bin", "folder with carrick, carrick-proxy, app and grpcecho")
 	flag.StringVar(&o.out, "out", "dist/images", "folder to write to")
 	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture that the programs were built for")
 	flag.StringVar(&o.envoy, "envoy", "", "Envoy's program; if given, carrick-envoy.tar is written too")
@@ -131,6 +131,21 @@ func (o options) sampleImages() (map[string]v1.Image, error) {
 		if err := sample(service, version, names...); err != nil {
 			return nil, err
 		}
+	}
+	var echo layer
+	echo.base()
+	echo.file("usr/local/bin/grpcecho", filepath.Join(o.bin, "grpcecho"), 0o755)
+	for _, v := range []string{"v1", "v2"} {
+		img, err := o.image(&echo, v1.Config{
+			Entrypoint: []string{"/usr/local/bin/grpcecho"},
+			Cmd:        []string{"server"},
+			User:       "1000:1000",
+			Env:        []string{"SERVICE_VERSION=" + v},
+		})
+		if err != nil {
+			return nil, err
+		}
+		out[o.hub+"/examples-grpc-echo-"+v+":1.0"] = img
 	}
 
 	var curl layer
