@@ -37,6 +37,9 @@ type Config struct {
 	Store     Store
 	Publisher Publisher
 	Log       *slog.Logger
+	// Report, if not nil, is given all that is wrong with a Secret's CA whenever that changes:
+	// its end is near, or it was refused. Nothing is that all is well.
+	Report func(secret string, wrong []string)
 
 	Organization string        // subject of a self-signed CA; "cluster.local"
 	DefaultTTL   time.Duration // of a leaf that asks for none; 24 h
@@ -63,6 +66,7 @@ type Authority struct {
 	// Owned by New, then by Run.
 	rollAtStart bool
 	lastProblem string
+	lastNotices []string
 }
 
 // state is immutable.

@@ -1,11 +1,15 @@
 package ca
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics have istiod's names.
 type metrics struct {
 	requests, issued, badRequests, authFailures, signFailures prometheus.Counter
-	rootExpiry, chainExpiry                                   prometheus.GaugeFunc
+	rootExpiry, chainExpiry, rootLeft, chainLeft              prometheus.GaugeFunc
 }
 
 func newMetrics(a *Authority) *metrics {
@@ -30,11 +34,15 @@ func newMetrics(a *Authority) *metrics {
 			func(s *Signer) float64 { return float64(s.anchor.NotAfter.Unix()) }),
 		chainExpiry: expiry("citadel_server_cert_chain_expiry_timestamp", "When the first certificate from the signer to its root expires, Unix seconds; -1 without a signer.",
 			func(s *Signer) float64 { return float64(s.NotAfter().Unix()) }),
+		rootLeft: expiry("citadel_server_root_cert_expiry_seconds", "Seconds until the signer's root expires, negative when it has; -1 without a signer.",
+			func(s *Signer) float64 { return time.Until(s.anchor.NotAfter).Seconds() }),
+		chainLeft: expiry("citadel_server_cert_chain_expiry_seconds", "Seconds until the first certificate from the signer to its root expires, negative when it has; -1 without a signer.",
+			func(s *Signer) float64 { return time.Until(s.NotAfter()).Seconds() }),
 	}
 }
 
 // Collectors returns the CA's metrics for a Prometheus registry.
 func (a *Authority) Collectors() []prometheus.Collector {
 	m := a.metrics
-	return []prometheus.Collector{m.requests, m.issued, m.badRequests, m.authFailures, m.signFailures, m.rootExpiry, m.chainExpiry}
+	return []prometheus.Collector{m.requests, m.issued, m.badRequests, m.authFailures, m.signFailures, m.rootExpiry, m.chainExpiry, m.rootLeft, m.chainLeft}
 }

@@ -22,6 +22,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	tick := time.NewTicker(a.cfg.Poll)
 	defer tick.Stop()
 	for {
+		a.tell()
 		retire := time.NewTimer(a.nextRetirement())
 		select {
 		case <-ctx.Done():

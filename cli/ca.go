@@ -49,6 +49,9 @@ func caRoot() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("making directory %s: %w", dir, err)
+			}
 			if err := writeFile(filepath.Join(dir, "root-key.pem"), root.KeyPEM, 0o600); err != nil {
 				return err
 			}

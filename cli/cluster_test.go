@@ -43,13 +43,18 @@ func server(t *testing.T) (*kubetest.Server, string) {
 // carrick runs a command in this process.
 func carrick(t *testing.T, kubeconfig string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	return carrickIn(t.Context(), t, kubeconfig, args...)
+}
+
+func carrickIn(ctx context.Context, t *testing.T, kubeconfig string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	root := New("1.0.0")
 	var out, errs bytes.Buffer
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	root.SetIn(strings.NewReader(""))
 	root.SetArgs(append(args, "--kubeconfig="+kubeconfig))
-	code = Execute(context.Background(), root)
+	code = Execute(ctx, root)
 	return out.String(), errs.String(), code
 }
 

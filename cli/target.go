@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
@@ -91,16 +93,19 @@ func (t *targetFlags) connectTo(name string) (*cluster, error) {
 	cfg.QPS, cfg.Burst = 100, 200
 	cfg.UserAgent = "carrick"
 	cfg.WarningHandler = rest.NoWarnings{}
+	cfg.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	c := &cluster{config: cfg, context: current, server: cfg.Host, namespace: t.namespace}
 	if c.namespace == "" {
 		if c.namespace, _, err = loader.Namespace(); err != nil {
 			return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 		}
 	}
-	if c.Kube, err = kubernetes.NewForConfig(cfg); err != nil {
+	calls := rest.CopyConfig(cfg) // streams, which have none of it, are made from cfg
+	calls.Timeout = callTimeout
+	if c.Kube, err = kubernetes.NewForConfig(calls); err != nil {
 		return nil, fmt.Errorf("context %s: %w", current, err)
 	}
-	if c.Dynamic, err = dynamic.NewForConfig(cfg); err != nil {
+	if c.Dynamic, err = dynamic.NewForConfig(calls); err != nil {
 		return nil, fmt.Errorf("context %s: %w", current, err)
 	}
 	return c, nil
@@ -157,17 +162,6 @@ func (t *targetFlags) each(cmd *cobra.Command, all bool, f func(*cluster) error)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// structured reports whether an output format is for programs.
-func structured(output string) bool { return output == "json" || output == "yaml" }
-
-// wrong explains an error from a cluster: which, and what to do.
-func (c *cluster) wrong(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("context %s (%s): %w", c.context, c.server, err)
 }
 
 // pod finds a running pod by NAME, NAME.NAMESPACE, or KIND/NAME[.NAMESPACE] of a workload or Service.

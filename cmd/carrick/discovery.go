@@ -135,6 +135,8 @@ type discovery struct {
 	writer    *kube.Writer
 	native    bool // the cluster supports native sidecars
 
+	findings findings
+
 	values atomic.Pointer[string]        // of the injector, JSON
 	params atomic.Pointer[inject.Params] // the last good ones
 }
@@ -151,10 +153,11 @@ func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) err
 	d := &discovery{options: o, log: log}
 	log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
 	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, log)
+	d.findings.write = d.writer.SetFindings
 	d.control = control.New(control.Config{
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
 		Local:  kube.Local{Config: config, MeshName: d.named("istio"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
-		Report: d.writer.SetFindings, Log: log,
+		Report: d.findings.fromControl, Log: log,
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
 		return err
@@ -186,6 +189,9 @@ func (d *discovery) startCA(ctx context.Context, client *kube.Client) (*ca.Autho
 	for {
 		a, err := ca.New(ctx, ca.Config{
 			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.log,
+			Report: func(secret string, wrong []string) {
+				d.findings.fromCA(mesh.Key{Cluster: d.options.cluster, Kind: "Secret", Namespace: d.options.namespace, Name: secret}, wrong)
+			},
 		})
 		if err == nil || ctx.Err() != nil || time.Now().After(give) {
 			return a, err
