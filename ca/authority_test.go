@@ -431,7 +431,7 @@ func TestBadMaterialAtStart(t *testing.T) {
 		if a.Ready() == nil {
 			t.Error("ready without a usable CA")
 		}
-		if r, err := parseBundle([]byte(m.roots)); err != nil || len(r) != 1 || !strings.Contains(before, string(encodeCertificates(r[0].cert))) {
+		if r, err := parseBundle([]byte(m.roots)); err != nil || len(r) != 1 || !strings.Contains(before, string(EncodeCertificates(r[0].cert))) {
 			t.Errorf("the published roots changed: %v, %v", r, err)
 		}
 	})

@@ -42,7 +42,7 @@ func encodeBundle(keyID []byte, roots []root) Bundle {
 		if !r.retire.IsZero() {
 			fmt.Fprintf(&w, "%s%s\n", retireLine, r.retire.UTC().Format(time.RFC3339))
 		}
-		w.Write(encodeCertificates(r.cert))
+		w.Write(EncodeCertificates(r.cert))
 	}
 	b.PEM = w.String()
 	return b

@@ -49,7 +49,7 @@ func NewRoot(o RootOptions) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Root{KeyPEM: keyPEM, CertPEM: encodeCertificates(cert)}, nil
+	return &Root{KeyPEM: keyPEM, CertPEM: EncodeCertificates(cert)}, nil
 }
 
 // IntermediateOptions say what NewIntermediate makes.
@@ -125,8 +125,8 @@ func NewIntermediate(root Root, o IntermediateOptions) (*Intermediate, error) {
 		return nil, err
 	}
 	return &Intermediate{
-		CertPEM: encodeCertificates(cert), KeyPEM: keyPEM,
-		ChainPEM: encodeCertificates(cert, r.cert), RootPEM: encodeCertificates(r.cert),
+		CertPEM: EncodeCertificates(cert), KeyPEM: keyPEM,
+		ChainPEM: EncodeCertificates(cert, r.cert), RootPEM: EncodeCertificates(r.cert),
 	}, nil
 }
 
@@ -142,9 +142,23 @@ func newSelfSigned(organization string) (map[string][]byte, error) {
 		return nil, err
 	}
 	return map[string][]byte{
-		"ca-cert.pem": encodeCertificates(cert), "ca-key.pem": keyPEM,
+		"ca-cert.pem": EncodeCertificates(cert), "ca-key.pem": keyPEM,
 		"cert-chain.pem": {}, "key.pem": {}, "root-cert.pem": {},
 	}, nil
+}
+
+// RenewSelfSigned returns the data of Secret istio-ca-secret with a new root in the place of the one
+// in data: of the same subject, with a new key, valid for ten years.
+func RenewSelfSigned(data map[string][]byte) (map[string][]byte, error) {
+	certs, err := ParseCertificates(data[selfNames.cert])
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", selfNames.cert, err)
+	}
+	org := "cluster.local"
+	if o := certs[0].Subject.Organization; len(o) > 0 {
+		org = o[0]
+	}
+	return newSelfSigned(org)
 }
 
 func newRoot(subject pkix.Name, kind KeyType, validity time.Duration) (crypto.Signer, *x509.Certificate, error) {

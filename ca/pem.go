@@ -114,7 +114,8 @@ func checkPublic(pub crypto.PublicKey) error {
 	return nil
 }
 
-func encodeCertificates(certs ...*x509.Certificate) []byte {
+// EncodeCertificates returns certificates as PEM, in their order.
+func EncodeCertificates(certs ...*x509.Certificate) []byte {
 	var b bytes.Buffer
 	for _, c := range certs {
 		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})

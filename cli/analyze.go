@@ -264,17 +264,11 @@ func printMessages(out io.Writer, all []message, namespace, output string) error
 	})
 	all = slices.Compact(all)
 	failed := slices.ContainsFunc(all, func(m message) bool { return m.Level == "Error" })
-	switch output {
-	case "json", "yaml":
-		b, err := json.MarshalIndent(append([]message{}, all...), "", "  ")
-		if err == nil && output == "yaml" {
-			b, err = yaml.JSONToYAML(b)
-		}
-		if err != nil {
+	if structured(output) {
+		if err := printValue(out, append([]message{}, all...), output); err != nil {
 			return err
 		}
-		fmt.Fprintln(out, strings.TrimSpace(string(b)))
-	default:
+	} else {
 		for _, m := range all {
 			parts := []string{m.Level + " (" + strings.TrimSpace(m.Origin+" "+m.Cluster) + ")"}
 			if m.Field != "" {

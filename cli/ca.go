@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 
 func (a *app) authority() *cobra.Command {
 	parent := &cobra.Command{Use: "ca", Short: "Makes certificate authorities and compares those in use"}
-	parent.AddCommand(caRoot(), caIntermediate(), a.caInstall(), a.caShow())
+	parent.AddCommand(caRoot(), caIntermediate(), a.caInstall(), a.caRenew(), a.caShow())
 	return parent
 }
 
@@ -79,7 +80,7 @@ func caIntermediate() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
-			if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
+			if !isFileName(name) {
 				return usagef("%q is not a cluster's name", name)
 			}
 			kind, err := keyFlag(key)
@@ -120,9 +121,11 @@ func caIntermediate() *cobra.Command {
 				}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), `Wrote %[1]s/{ca-cert,ca-key,cert-chain,root-cert}.pem, valid for %[2]d days.
-Next: kubectl --context=%[3]s create namespace istio-system
+Next: carrick ca install %[3]s --context=%[3]s%[4]s, or by hand
+      kubectl --context=%[3]s create namespace istio-system
       kubectl --context=%[3]s create secret generic cacerts -n istio-system --from-file=%[1]s/ca-cert.pem --from-file=%[1]s/ca-key.pem --from-file=%[1]s/root-cert.pem --from-file=%[1]s/cert-chain.pem
-`, out, days, name)
+When all clusters have theirs, keep %[5]s elsewhere.
+`, out, validDays(im, days), name, map[bool]string{true: " --dir=" + dir}[dir != "."], rootKey)
 			return nil
 		},
 	}
@@ -133,6 +136,14 @@ Next: kubectl --context=%[3]s create namespace istio-system
 	cmd.Flags().StringVar(&key, "key", string(ca.RSA4096), "rsa4096, rsa2048 or p256")
 	cmd.Flags().StringVar(&org, "org", "Istio", "organization in the subject")
 	return cmd
+}
+
+// validDays returns for how many days an intermediate is valid: the root may end before.
+func validDays(im *ca.Intermediate, asked int) int {
+	if certs, err := ca.ParseCertificates(im.CertPEM); err == nil {
+		return min(asked, int(time.Until(certs[0].NotAfter).Hours()+1)/24)
+	}
+	return asked
 }
 
 func readRoot(keyFile, certFile string) (ca.Root, error) {

@@ -7,7 +7,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
+	"github.com/carrick-mesh/carrick/ca"
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +34,9 @@ func (a *app) caInstall() *cobra.Command {
 					return fmt.Errorf("%w; make the CA first: carrick ca intermediate %s", err, args[0])
 				}
 				data[name] = b
+			}
+			if _, err := ca.ParsePluggedIn(data, time.Now()); err != nil {
+				return fmt.Errorf("%s is not a CA that signs: %s", filepath.Join(dir, args[0]), strings.TrimPrefix(err.Error(), "Secret cacerts: "))
 			}
 			c, err := a.target.connect(cmd)
 			if err != nil {

@@ -22,13 +22,18 @@ const maxAnswer = 512 << 20
 
 // fetch gets http://127.0.0.1:PORT/PATH inside a pod, through the API server's port forwarding.
 func (c *cluster) fetch(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
+	return c.call(ctx, http.MethodGet, namespace, pod, port, path)
+}
+
+// call is fetch with another method.
+func (c *cluster) call(ctx context.Context, method, namespace, pod string, port int, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return c.forward(namespace, pod, port) },
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/%s", port, strings.TrimPrefix(path, "/")), nil)
+	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://127.0.0.1:%d/%s", port, strings.TrimPrefix(path, "/")), nil)
 	if err != nil {
 		return nil, err
 	}

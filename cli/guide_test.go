@@ -39,7 +39,7 @@ func TestGuide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := printStates(cmd, all, ""); err != nil {
+	if err := printStates(cmd, all); err != nil {
 		t.Fatal(err)
 	}
 	var remotes bytes.Buffer

@@ -67,6 +67,12 @@ The file:
 		Example: "  carrick mesh apply -f mesh.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f := cmd.Flag("context"); f != nil && f.Changed {
+				if a.target.context == "" {
+					return emptyContext(nil)
+				}
+				return usagef("--context is not for mesh apply: the file names the context of each cluster")
+			}
 			if file == "" {
 				return usagef("-f FILE is missing; the file looks like this: see carrick mesh apply --help")
 			}

@@ -36,18 +36,16 @@ func (a *app) meshCheck() *cobra.Command {
   carrick mesh check --url http://helloworld.sample:5000/hello`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(contexts) == 0 {
-				var err error
-				if contexts, err = a.target.contexts(); err != nil {
-					return err
-				}
+			if p.requests < 1 || p.requests > 200 {
+				return usagef("--requests %d: want 1 to 200", p.requests)
+			}
+			contexts, err := a.target.several(cmd, contexts, len(contexts) == 0)
+			if err != nil {
+				return err
 			}
 			var ms []*member
 			var bad findings
 			for _, name := range contexts {
-				if name == "" {
-					return usagef("--context is empty; give a context's name")
-				}
 				c, err := a.target.connectTo(name)
 				if err != nil {
 					return err

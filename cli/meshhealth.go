@@ -2,14 +2,13 @@ package cli
 
 import (
 	"context"
-	"crypto/x509"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/carrick-mesh/carrick/ca"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -19,8 +18,8 @@ import (
 func (a *app) health(ctx context.Context, m *member) (bad findings) {
 	ns := a.target.istioNamespace
 	if name, chain, err := clusterCA(ctx, m.cluster, ns); err == nil {
-		for _, cert := range chain {
-			bad.addExpiry(m.context, "Secret "+ns+"/"+name, cert, time.Now())
+		for _, n := range ca.Notices(name, chain, time.Now()) {
+			bad.add("%s: %s", m.context, n)
 		}
 	}
 	names, answers, err := m.debug(ctx, ns, "/debug/syncz")
@@ -83,22 +82,6 @@ func (c *cluster) clock(ctx context.Context) (time.Duration, error) {
 	resp.Body.Close()
 	at, err := http.ParseTime(resp.Header.Get("Date"))
 	return time.Until(at), err
-}
-
-// addExpiry warns of a certificate that ends soon: 30, 7 and 1 days before.
-func (f *findings) addExpiry(where, what string, cert *x509.Certificate, now time.Time) {
-	left := cert.NotAfter.Sub(now)
-	for _, days := range []int{0, 1, 7, 30} {
-		if left > time.Duration(days)*24*time.Hour {
-			continue
-		}
-		when := fmt.Sprintf("ends in less than %d days", days)
-		if days == 0 {
-			when = "has ended"
-		}
-		f.add("%s: %s: certificate %s %s, on %s; make another: carrick ca intermediate, then carrick ca install --replace", where, what, cert.Subject, when, cert.NotAfter.UTC().Format(time.DateTime))
-		return
-	}
 }
 
 // checkProxies finds proxies that do not follow the control plane, and those of another version.

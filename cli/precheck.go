@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,9 @@ func checkCluster(ctx context.Context, write func([]byte) (int, error), c *clust
 	_, _ = write([]byte("\n" + c.String() + "\n"))
 	v, err := c.Kube.Discovery().ServerVersion()
 	if err != nil {
-		say(false, "The API server does not answer: %s. Check the kubeconfig's server, and the network to it.", oneLine(err))
+		what, fix := remedy(err)
+		what = strings.ToUpper(what[:1]) + what[1:]
+		say(false, "%s; %s.", what, cmp.Or(fix, "check the kubeconfig's server, and the network to it"))
 		return bad
 	}
 	minor := minorOf(v.Minor)
@@ -103,7 +106,7 @@ func minorOf(s string) int {
 func checkVersion(c *cluster) error {
 	v, err := c.Kube.Discovery().ServerVersion()
 	if err != nil {
-		return c.wrong(fmt.Errorf("the API server does not answer: %w", err))
+		return c.wrong(err)
 	}
 	if minor := minorOf(v.Minor); v.Major != "1" || minor < oldestMinor {
 		return c.wrong(fmt.Errorf("kubernetes %s is too old; this build supports 1.%d to 1.%d", v.GitVersion, oldestMinor, newestMinor))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,8 @@ type proxyView struct {
 	file   string
 	output string
 	args   []string
+	all    bool     // every cluster of the kubeconfig that has the pod
+	at     *cluster // the one that is asked now
 }
 
 func (a *app) proxyConfig() *cobra.Command {
@@ -30,7 +33,7 @@ func (a *app) proxyConfig() *cobra.Command {
 		Long: `Shows the configuration that a proxy runs on. The proxy is POD.NAMESPACE, POD -n NAMESPACE or
 deploy/NAME.NAMESPACE, or a config dump in a file (--file, - is standard input).`,
 	}
-	parent.AddCommand(a.pcCluster(), a.pcListener(), a.pcRoute(), a.pcEndpoint(), a.pcSecret(), a.pcBootstrap(), a.pcAll())
+	parent.AddCommand(a.pcCluster(), a.pcListener(), a.pcRoute(), a.pcEndpoint(), a.pcSecret(), a.pcBootstrap(), a.pcLog(), a.pcAll())
 	return parent
 }
 
@@ -46,15 +49,25 @@ func (a *app) pcCommand(use, short string, aliases []string, run func(cmd *cobra
 			if (len(args) == 0) == (v.file == "") {
 				return usagef("give a proxy (POD.NAMESPACE) or a file (--file), one of them")
 			}
-			if !slices.Contains([]string{"short", "table", "wide", "json", "yaml", ""}, v.output) {
-				return usagef("-o %s: is not short, wide, json or yaml", v.output)
+			if err := checkOutput(v.output, "", "table", "short", "wide", "json", "yaml"); err != nil {
+				return err
 			}
 			v.args = args
-			return run(cmd, v)
+			switch {
+			case v.file != "":
+				return run(cmd, v)
+			case v.all && structured(v.output):
+				return usagef("--all-contexts goes with -o short and wide: for %s ask one cluster after the other", v.output)
+			}
+			return a.target.each(cmd, v.all, func(c *cluster) error {
+				v.at = c
+				return run(cmd, v)
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&v.file, "file", "f", "", "config dump to read instead of asking a proxy")
 	cmd.Flags().StringVarP(&v.output, "output", "o", "short", "short, wide, json or yaml")
+	cmd.Flags().BoolVar(&v.all, "all-contexts", false, "ask the proxy of this name in every cluster of the kubeconfig")
 	cmd.Flags().Int("proxy-admin-port", 15000, "port of the proxy's admin server")
 	return cmd
 }
@@ -65,10 +78,12 @@ func (v *proxyView) get(cmd *cobra.Command, path string) (*cluster, []byte, erro
 		b, err := readFile(cmd, v.file, maxAnswer)
 		return nil, b, err
 	}
-	c, err := v.app.target.connect(cmd)
-	if err != nil {
-		return nil, nil, err
-	}
+	return v.call(cmd, http.MethodGet, path)
+}
+
+// call asks the admin server of the proxy that the view is of.
+func (v *proxyView) call(cmd *cobra.Command, method, path string) (*cluster, []byte, error) {
+	c := v.at
 	namespace, pod, err := c.pod(cmd.Context(), v.args[0])
 	if err != nil {
 		return nil, nil, err
@@ -77,7 +92,7 @@ func (v *proxyView) get(cmd *cobra.Command, path string) (*cluster, []byte, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	b, err := c.fetch(cmd.Context(), namespace, pod, port, path)
+	b, err := c.call(cmd.Context(), method, namespace, pod, port, path)
 	if err != nil {
 		return nil, nil, c.wrong(fmt.Errorf("asking the proxy of %s/%s (has it one?): %w", namespace, pod, err))
 	}
@@ -95,7 +110,7 @@ func (v *proxyView) dump(cmd *cobra.Command) (*cluster, *diagnose.Dump, error) {
 
 // body prints resources as JSON or YAML; false if a table is wanted.
 func (v *proxyView) body(cmd *cobra.Command, bodies any) (bool, error) {
-	if v.output != "json" && v.output != "yaml" {
+	if !structured(v.output) {
 		return false, nil
 	}
 	if list, ok := bodies.([]any); ok {

@@ -59,9 +59,13 @@ func (c *cluster) String() string { return fmt.Sprintf("context %s, server %s", 
 func (t *targetFlags) connect(cmd *cobra.Command) (*cluster, error) {
 	if f := cmd.Flag("context"); f != nil && f.Changed && t.context == "" {
 		names, _ := t.contexts()
-		return nil, usagef("--context is empty; give one of: %s", strings.Join(names, ", "))
+		return nil, emptyContext(names)
 	}
 	return t.connectTo(t.context)
+}
+
+func emptyContext(have []string) error {
+	return usagef("--context is empty; give one of: %s", strings.Join(have, ", "))
 }
 
 func (t *targetFlags) connectTo(name string) (*cluster, error) {
@@ -86,7 +90,7 @@ func (t *targetFlags) connectTo(name string) (*cluster, error) {
 	cfg, err := loader.ClientConfig()
 	if err != nil {
 		if clientcmd.IsEmptyConfig(err) {
-			return nil, errors.New("no cluster is configured; set KUBECONFIG, or give --kubeconfig FILE")
+			return nil, errNoCluster
 		}
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
@@ -138,12 +142,9 @@ func (t *targetFlags) each(cmd *cobra.Command, all bool, f func(*cluster) error)
 		}
 		return f(c)
 	}
-	names, err := t.contexts()
+	names, err := t.everyContext(cmd)
 	if err != nil {
 		return err
-	}
-	if len(names) == 0 {
-		return errors.New("the kubeconfig has no context")
 	}
 	var errs []error
 	output := cmd.Flag("output")

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/carrick-mesh/carrick/diagnose"
-	"sigs.k8s.io/yaml"
 )
 
 // judge says in one sentence what came of it.
@@ -41,16 +39,10 @@ func (f *traced) print(out io.Writer, output string) error {
 	if !f.OK {
 		failed = silent{errors.New(f.Verdict)}
 	}
-	switch output {
-	case "json", "yaml":
-		b, err := json.MarshalIndent(f, "", "  ")
-		if err == nil && output == "yaml" {
-			b, err = yaml.JSONToYAML(b)
-		}
-		if err != nil {
+	if structured(output) {
+		if err := printValue(out, f, output); err != nil {
 			return err
 		}
-		fmt.Fprintln(out, strings.TrimSpace(string(b)))
 		return failed
 	}
 	fmt.Fprintf(out, "%s: %s; request id %s\n", f.URL, f.Answer, f.RequestID)

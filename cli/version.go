@@ -7,37 +7,47 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/carrick-mesh/carrick/ca"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 )
 
 func (a *app) versionCommand() *cobra.Command {
-	var short, remote bool
+	var short, remote, all bool
 	var output string
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Prints the versions of the command, the control planes and the proxies",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := versions{Client: a.version}
-			if remote {
-				// Without a cluster, or without a control plane in it, there is only the client.
-				if c, err := a.target.connect(cmd); err == nil {
-					err = v.ask(cmd.Context(), c, a.target.istioNamespace)
-					if err != nil && cmd.Flag("remote").Changed {
-						return err
-					}
-				} else if cmd.Flag("remote").Changed || cmd.Flag("context").Changed {
-					return err
-				}
+			if err := checkOutput(output, "", "short", "json", "yaml"); err != nil {
+				return err
 			}
-			return v.print(cmd, output)
+			must := cmd.Flag("remote").Changed || cmd.Flag("context").Changed || all
+			if !remote || !must && a.withoutCluster() {
+				// Without a cluster, or without a control plane in it, there is only the client.
+				v := &versions{Client: a.version}
+				if structured(output) {
+					return printValue(cmd.OutOrStdout(), v, output)
+				}
+				return v.print(cmd)
+			}
+			ask := func(c *cluster) (*versions, error) {
+				v := &versions{Client: a.version}
+				if err := v.ask(cmd.Context(), c, a.target.istioNamespace); err != nil && must {
+					return nil, err
+				}
+				v.Notices = caNotices(cmd.Context(), c, a.target.istioNamespace)
+				return v, nil
+			}
+			return survey(&a.target, cmd, all, output, ask, func(v *versions) error { return v.print(cmd) })
 		},
 	}
 	cmd.Flags().BoolVarP(&short, "short", "s", true, "accepted for istioctl's sake; the answer is short")
 	cmd.Flags().BoolVar(&remote, "remote", true, "ask the cluster, too")
+	cmd.Flags().BoolVar(&all, "all-contexts", false, "ask every cluster of the kubeconfig")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	return cmd
 }
@@ -46,6 +56,25 @@ type versions struct {
 	Client       string         `json:"clientVersion"`
 	ControlPlane []string       `json:"meshVersion,omitempty"`
 	Proxies      map[string]int `json:"dataPlaneVersion,omitempty"`
+	Notices      []string       `json:"notices,omitempty"` // of a CA that ends soon
+}
+
+// withoutCluster reports whether there is no cluster to be asked.
+func (a *app) withoutCluster() bool {
+	_, err := a.target.connectTo("")
+	return err != nil
+}
+
+// caNotices says what of a cluster's CA ends soon, if the user may read it.
+func caNotices(ctx context.Context, c *cluster, namespace string) (all []string) {
+	secret, chain, err := clusterCA(ctx, c, namespace)
+	if err != nil {
+		return nil
+	}
+	for _, n := range ca.Notices(secret, chain, time.Now()) {
+		all = append(all, n.String())
+	}
+	return all
 }
 
 func (v *versions) ask(ctx context.Context, c *cluster, namespace string) error {
@@ -80,23 +109,8 @@ func (v *versions) ask(ctx context.Context, c *cluster, namespace string) error 
 	return nil
 }
 
-func (v *versions) print(cmd *cobra.Command, output string) error {
+func (v *versions) print(cmd *cobra.Command) error {
 	out := cmd.OutOrStdout()
-	switch output {
-	case "json", "yaml":
-		b, err := json.MarshalIndent(v, "", "  ")
-		if err == nil && output == "yaml" {
-			b, err = yaml.JSONToYAML(b)
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(out, strings.TrimSpace(string(b)))
-		return nil
-	case "":
-	default:
-		return usagef("-o %s: is not json or yaml", output)
-	}
 	fmt.Fprintln(out, "client version:", v.Client)
 	for _, s := range v.ControlPlane {
 		fmt.Fprintln(out, "control plane version:", s)
@@ -111,6 +125,9 @@ func (v *versions) print(cmd *cobra.Command, output string) error {
 	}
 	if len(parts) > 0 {
 		fmt.Fprintln(out, "data plane version:", strings.Join(parts, ", "))
+	}
+	for _, n := range v.Notices {
+		fmt.Fprintln(out, "! "+n)
 	}
 	return nil
 }
