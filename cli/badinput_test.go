@@ -57,6 +57,7 @@ var verbs = map[string]asked{
 	"ca renew":                          {"c1", true, []bad{{"c1 --days 0", "--days 0"}, {"c1 --key dsa", "--key dsa"}, {"../x", "is not a cluster's name"}}},
 	"ca show":                           {"", true, []bad{{"-o xml", "-o xml"}}},
 	"create-remote-secret":              {"--name c1", true, []bad{{"--name a/b", "--name"}, {"--name a --auth-type=x", "x"}}},
+	"image push":                        {"reg.invalid/x --archive {dir}/none.tar", false, []bad{{"https://reg.invalid/x", "a registry is named without a scheme"}, {"reg.invalid/x --archive {dir}/none.tar", "none.tar"}, {"reg.invalid/x --archive {dir}/pod.yaml", "pod.yaml"}, {"", "accepts 1 arg"}}},
 	"experimental create-remote-secret": {"--name c1", true, nil},
 	"experimental precheck":             {"", true, nil},
 	"remote-clusters":                   {"", true, []bad{{"-o xml", "-o xml"}}},

@@ -151,7 +151,7 @@ other-cluster: bad token
 		t.Error(d)
 	}
 	out.Reset()
-	if err := printStructured(&out, states[:1], "yaml"); err != nil {
+	if err := printValue(&out, states[:1], "yaml"); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff("- id: cluster1\n  istiod: istiod-x\n  secretName: \"\"\n  syncStatus: synced\n", out.String()); d != "" {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 )
 
 // clusterState is one entry of the control plane's /debug/clusterz, and whose answer it is.
@@ -63,7 +62,7 @@ connection, or roots that have no certificate in common. The exit code is 0 if t
 			if !structured(output) || err != nil && len(found) == 0 {
 				return err
 			}
-			if bad := printStructured(cmd.OutOrStdout(), found, output); bad != nil {
+			if bad := printValue(cmd.OutOrStdout(), found, output); bad != nil {
 				return bad
 			}
 			return err
@@ -110,18 +109,5 @@ func printClusters(out io.Writer, states []clusterState) error {
 	for _, l := range lines {
 		fmt.Fprintln(out, l)
 	}
-	return nil
-}
-
-// printStructured prints v as JSON or YAML.
-func printStructured(out io.Writer, v any, output string) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err == nil && output == "yaml" {
-		b, err = yaml.JSONToYAML(b)
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(out, strings.TrimSpace(string(b)))
 	return nil
 }
