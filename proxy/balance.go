@@ -168,8 +168,12 @@ func (c *cluster) newPicker(w *worker, epoch uint32) *picker {
 	p := &picker{epoch: epoch, levels: make([]level, len(set.priorities))}
 	avail := make([]uint32, len(set.priorities))
 	var sum uint32
+	usable := member.healthy
+	if c.hasSpare() {
+		usable = func(m member) bool { return m.healthy() && !m.host.suspect.Load() }
+	}
 	for i := range set.priorities {
-		healthy, all := set.priorities[i].count()
+		healthy, all := set.priorities[i].count(usable)
 		if all > 0 {
 			avail[i] = min(100, set.overprovision*uint32(healthy)/uint32(all))
 		}
@@ -183,9 +187,9 @@ func (c *cluster) newPicker(w *worker, epoch uint32) *picker {
 			l.load = min(rest, avail[i]*100/total)
 			rest -= l.load
 		}
-		healthy, all := set.priorities[i].count()
+		healthy, all := set.priorities[i].count(usable)
 		panicking := total < 100 && float64(healthy)*100 < c.cfg.PanicThreshold*float64(all)
-		l.groups, l.total = c.groups(&set.priorities[i], panicking)
+		l.groups, l.total = c.groups(&set.priorities[i], panicking, usable)
 	}
 	if total == 0 { // nothing is healthy: in panic, everything goes to the first priority that has hosts
 		for i := range p.levels {
@@ -206,11 +210,11 @@ func (c *cluster) newPicker(w *worker, epoch uint32) *picker {
 	return p
 }
 
-func (p *priority) count() (healthy, all int) {
+func (p *priority) count(usable func(member) bool) (healthy, all int) {
 	for _, l := range p.localities {
 		for _, m := range l.members {
 			all++
-			if m.healthy() {
+			if usable(m) {
 				healthy++
 			}
 		}
@@ -227,11 +231,11 @@ func (m member) healthy() bool {
 	return !m.host.outlier.ejected.Load()
 }
 
-func (c *cluster) groups(p *priority, panicking bool) (gs []group, total uint32) {
+func (c *cluster) groups(p *priority, panicking bool, usable func(member) bool) (gs []group, total uint32) {
 	for _, l := range p.localities {
 		g := group{weight: l.cfg.Weight}
 		for _, m := range l.members {
-			if panicking && !c.cfg.FailTrafficOnPanic && m.ep.Health != config.Draining || m.healthy() {
+			if panicking && !c.cfg.FailTrafficOnPanic && m.ep.Health != config.Draining || usable(m) {
 				g.ms = append(g.ms, m)
 			}
 		}

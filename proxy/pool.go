@@ -300,8 +300,10 @@ func (p *pool) retire() {
 
 // dialOptions are what depends on the request that a connection is made for.
 type dialOptions struct {
-	sni  string   // empty: the TLS context's
-	alpn []string // nil: the TLS context's
+	sni    string        // empty: the TLS context's
+	alpn   []string      // nil: the TLS context's
+	within time.Duration // the time-out; 0: the cluster's
+	slow   func()        // called if a gateway has not taken the connection in answersWithin; may be nil
 }
 
 // errConnectTimeout says that connecting took too long.
@@ -320,6 +322,7 @@ type dialing struct {
 	o     dialOptions
 	c     *conn
 	timer loop.Timer
+	slow  loop.Timer
 	began time.Time
 	done  func(*conn, *tlsState, error)
 }
@@ -354,14 +357,32 @@ func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)
 	}
 	d.c.count(h)
 	d.timer.Fire = func() { d.fail(errConnectTimeout) }
-	w.loop.Arm(&d.timer, cl.cfg.ConnectTimeout)
+	within := cl.cfg.ConnectTimeout
+	if o.within > 0 {
+		within = min(within, o.within)
+	}
+	w.loop.Arm(&d.timer, within)
+	if h.gateway {
+		d.slow.Fire = d.onSlow
+		w.loop.Arm(&d.slow, answersWithin)
+	}
 	return d
 }
 
 func (d *dialing) onRead() {}
 
+// onSlow says that the connection is not made yet.
+func (d *dialing) onSlow() {
+	d.h.suspected("it does not take a connection")
+	if d.o.slow != nil {
+		d.o.slow()
+	}
+}
+
 // onWrite goes on when the connection is made.
 func (d *dialing) onWrite() {
+	d.slow.Stop()
+	d.h.answers()
 	if d.h.tls == nil {
 		d.finish(nil)
 		return
@@ -398,6 +419,9 @@ func (d *dialing) fail(err error) {
 	if done == nil {
 		return
 	}
+	if d.c == nil || !d.c.connected {
+		d.h.suspected(err.Error())
+	}
 	d.cancel()
 	d.h.counts.CxConnectFail.Add(1)
 	d.h.cluster.countFailure(d.w, err)
@@ -409,6 +433,7 @@ func (d *dialing) fail(err error) {
 func (d *dialing) cancel() {
 	d.done = nil
 	d.timer.Stop()
+	d.slow.Stop()
 	if d.c != nil {
 		d.c.close()
 	}
@@ -417,6 +442,9 @@ func (d *dialing) cancel() {
 // count lets c count as a connection to h until it is closed.
 func (c *conn) count(h *host) {
 	c.host = h
+	if h.gateway {
+		c.w.far[c] = struct{}{}
+	}
 	h.counts.CxActive.Add(1)
 	h.cluster.breakers[0].connections.Add(1)
 	h.cluster.stat(c.w).CxActive.Inc()
@@ -425,6 +453,7 @@ func (c *conn) count(h *host) {
 func (c *conn) uncount() {
 	if h := c.host; h != nil {
 		c.host = nil
+		delete(c.w.far, c)
 		h.counts.CxActive.Add(-1)
 		h.cluster.breakers[0].connections.Add(-1)
 		s := h.cluster.stat(c.w)

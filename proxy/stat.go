@@ -44,7 +44,7 @@ func (c *cluster) countMembers() {
 	s := c.stats.Shard(0)
 	var healthy, all int
 	for _, p := range c.set.Load().priorities {
-		h, a := p.count()
+		h, a := p.count(member.healthy)
 		healthy, all = healthy+h, all+a
 	}
 	s.Members.Set(int64(all))

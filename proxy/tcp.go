@@ -113,7 +113,19 @@ func (t *tcpSession) connect() {
 	t.member = m
 	m.host.active.Add(1)
 	t.counted = true
-	t.dial = t.w.dial(m.host, dialOptions{}, t.connected)
+	t.dial = t.w.dial(m.host, dialOptions{slow: t.elsewhere}, t.connected)
+}
+
+// elsewhere leaves a gateway that does not answer for another host, if there is one.
+func (t *tcpSession) elsewhere() {
+	if !t.cl.hasSpare() {
+		return
+	}
+	t.dial.cancel()
+	t.dial = nil
+	t.uncount()
+	t.tries--
+	t.connect()
 }
 
 func (t *tcpSession) connected(c *conn, st *tlsState, err error) {

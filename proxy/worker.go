@@ -46,6 +46,7 @@ type worker struct {
 	sessions map[session]struct{}
 	h2ups    map[*h2Up]struct{}
 	conns    map[*conn]struct{} // all of them
+	far      map[*conn]struct{} // those to other networks' gateways
 }
 
 // session is what a downstream connection is used for.
@@ -66,7 +67,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 	w := &worker{
 		p: p, idx: idx, loop: l,
 		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
-		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, logs: map[string]*accesslog.Buffer{},
+		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, logs: map[string]*accesslog.Buffer{},
 	}
 	l.BatchDone = w.flush
 	return w, nil
@@ -111,6 +112,7 @@ func (w *worker) tick() {
 	for u := range w.h2ups {
 		u.tick()
 	}
+	w.listenToGateways()
 }
 
 // date returns the time in the form of the Date header.

@@ -280,6 +280,16 @@ func Keepalive(fd int, idle, interval time.Duration, probes int, userTimeout tim
 	}
 }
 
+// Unanswered returns how many retransmissions in a row the peer of a TCP connection has not
+// acknowledged.
+func Unanswered(fd int) int {
+	i, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return int(i.Retransmits)
+}
+
 // LocalAddr returns the address that a socket is bound to.
 func LocalAddr(fd int) netip.AddrPort {
 	sa := new(rawAddr)

@@ -1,0 +1,111 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/carrick-mesh/carrick/proxy/loop"
+)
+
+// A link between networks can be cut without a packet that says so. Until the control plane has
+// found out, the proxy looks itself: a gateway that does not take a connection within answersWithin,
+// or leaves what was sent to it without a sign through unanswered retransmissions, is suspect. New
+// requests go to other hosts, if there are any that may be used; what waits for a connection to it
+// moves there; what has been sent stays, for it may have arrived. The suspicion ends when a
+// connection is made, which is tried once a second.
+const (
+	answersWithin = time.Second
+	// unanswered is how many retransmissions in a row: the second is sent after three timeouts of the
+	// connection, 0.6 s at least.
+	unanswered = 2
+)
+
+// suspected says that h, if it is a gateway, does not answer.
+func (h *host) suspected(why string) {
+	if !h.gateway || h.retired.Load() || h.suspect.Swap(true) {
+		return
+	}
+	c := h.cluster
+	c.epoch.Add(1)
+	c.p.log.Info("gateway does not answer, requests avoid it", "cluster", c.cfg.Name, "gateway", h.addr, "why", why)
+	for i := range h.pools {
+		p := &h.pools[i]
+		p.w.loop.Post(p.reroute)
+	}
+}
+
+// answers says that h has taken a connection.
+func (h *host) answers() {
+	if h.suspect.Load() && h.suspect.Swap(false) {
+		h.cluster.epoch.Add(1)
+		h.cluster.p.log.Info("gateway answers again", "cluster", h.cluster.cfg.Name, "gateway", h.addr)
+	}
+}
+
+// recheck tries to connect to a suspect host. It is called once a second, by the worker.
+func (h *host) recheck(w *worker) {
+	if !h.suspect.Load() || h.retired.Load() || h.checking {
+		return
+	}
+	h.checking = true
+	w.dial(h, dialOptions{within: answersWithin}, func(c *conn, _ *tlsState, err error) {
+		h.checking = false
+		if err == nil {
+			c.close()
+		}
+	})
+}
+
+// reroute gives the requests that wait for a connection to another host, if there is one that is
+// not suspect. They have sent nothing, so they may.
+func (p *pool) reroute() {
+	if !p.h.suspect.Load() || !p.h.cluster.hasSpare() {
+		return
+	}
+	for range len(p.waiting) {
+		s := p.next()
+		s.avoid = true
+		s.tried = append(s.tried, p.h)
+		s.closeAttempt()
+		s.try()
+	}
+}
+
+// hasSpare reports whether a host may be used that is not suspect.
+func (c *cluster) hasSpare() bool {
+	for _, p := range c.set.Load().priorities {
+		for _, l := range p.localities {
+			for _, m := range l.members {
+				if m.healthy() && !m.host.suspect.Load() {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// listenToGateways looks whether what was sent to gateways is acknowledged. It is called once a second.
+func (w *worker) listenToGateways() {
+	for c := range w.far {
+		if h := c.host; c.connected && !h.suspect.Load() && loop.Unanswered(c.fd) >= unanswered {
+			h.suspected("what was sent is not acknowledged")
+		}
+	}
+	if w.idx != 0 {
+		return // the first worker rechecks for all
+	}
+	for _, c := range w.snapshot().clusters {
+		c.recheck(w)
+	}
+}
+
+// recheck looks after the suspect hosts of the cluster.
+func (c *cluster) recheck(w *worker) {
+	for _, p := range c.set.Load().priorities {
+		for _, l := range p.localities {
+			for _, m := range l.members {
+				m.host.recheck(w)
+			}
+		}
+	}
+}
