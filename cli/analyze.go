@@ -20,10 +20,6 @@ import (
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-	networking "istio.io/api/networking/v1alpha3"
-	security "istio.io/api/security/v1beta1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kubeyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -62,17 +58,17 @@ exit code is 1 if there is an Error. Without a cluster (--use-kube=false) object
 			if output != "log" && output != "json" && output != "yaml" {
 				return usagef("-o %s: is not log, json or yaml", output)
 			}
-			objects, found, err := readObjects(cmd, files)
+			objects, err := readDocuments(cmd, files)
 			if err != nil {
 				return err
 			}
-			namespace, cluster := "", "file"
+			namespace := ""
+			var found []message
 			if !useKube {
 				if len(files) == 0 {
 					return usagef("there is nothing to analyze: give files, or leave --use-kube on")
 				}
-				s := mesh.New(mesh.Settings{Cluster: cluster}).Apply(events(objects, cluster)...)
-				found = append(found, messages("Error", s.Findings())...)
+				found = alone(objects)
 			} else {
 				c, err := a.target.connect(cmd)
 				if err != nil {
@@ -81,11 +77,9 @@ exit code is 1 if there is an Error. Without a cluster (--use-kube=false) object
 				if !all {
 					namespace = c.namespace
 				}
-				live, err := a.live(cmd.Context(), c, objects, timeout)
-				if err != nil {
+				if found, err = a.live(cmd.Context(), c, objects, timeout); err != nil {
 					return c.wrong(err)
 				}
-				found = append(found, live...)
 			}
 			return printMessages(cmd.OutOrStdout(), found, namespace, output)
 		},
@@ -108,12 +102,11 @@ func (a *app) validate() *cobra.Command {
 			if len(files) == 0 {
 				return usagef("-f FILE is missing")
 			}
-			objects, found, err := readObjects(cmd, files)
+			objects, err := readDocuments(cmd, files)
 			if err != nil {
 				return err
 			}
-			s := mesh.New(mesh.Settings{Cluster: "file"}).Apply(events(objects, "file")...)
-			return printMessages(cmd.OutOrStdout(), append(found, messages("Error", s.Findings())...), "", "log")
+			return printMessages(cmd.OutOrStdout(), alone(objects), "", "log")
 		},
 	}
 	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "files to check; - is standard input")
@@ -129,7 +122,7 @@ func messages(level string, fs []mesh.Finding) (out []message) {
 
 // live reads the clusters as the control plane does until there is nothing more to read, then
 // applies the objects of files on top.
-func (a *app) live(ctx context.Context, c *cluster, objects []decoded, timeout time.Duration) (out []message, err error) {
+func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unstructured, timeout time.Duration) (out []message, err error) {
 	cfg, err := installed(ctx, c, a.target.istioNamespace, a.version)
 	if err != nil {
 		return nil, err
@@ -147,14 +140,23 @@ func (a *app) live(ctx context.Context, c *cluster, objects []decoded, timeout t
 	go func() { done <- clusters.Run(run) }()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for settled := false; !settled; {
-		select {
-		case <-run.Done():
-			settled = true
-		case <-tick.C:
-			settled = clusters.Settled()
+	settle := func() {
+		for !clusters.Settled() {
+			select {
+			case <-run.Done():
+				return
+			case <-tick.C:
+			}
 		}
 	}
+	settle()
+	es, bad := decode(objects, cfg.Cluster)
+	mu.Lock()
+	namespaces := compile.CredentialNamespaces(snap.Apply(es...))
+	mu.Unlock()
+	clusters.ReadCredentials(namespaces)
+	settle()
+	unreadable := clusters.Unreadable()
 	late := run.Err() != nil
 	stop()
 	if err := <-done; err != nil {
@@ -166,43 +168,17 @@ func (a *app) live(ctx context.Context, c *cluster, objects []decoded, timeout t
 	for _, fs := range said {
 		out = append(out, messages("Warning", fs)...)
 	}
-	snap = snap.Apply(events(objects, cfg.Cluster)...)
-	out = append(out, messages("Error", snap.Findings())...)
-	return append(out, messages("Warning", compile.Check(snap))...), nil
+	snap = snap.Apply(es...)
+	out = append(append(out, bad...), messages("Error", snap.Findings())...)
+	return append(out, messages("Warning", compile.Check(snap, unreadable))...), nil
 }
 
-// decoded is an object of a file; the cluster that it is for is not known yet.
-type decoded struct {
-	meta mesh.Meta
-	spec proto.Message
-}
-
-func events(objects []decoded, cluster string) (es []mesh.Event) {
-	for _, d := range objects {
-		m := d.meta
-		m.Cluster = cluster
-		var o mesh.Object
-		switch spec := d.spec.(type) {
-		case *networking.Gateway:
-			o = &mesh.Gateway{Meta: m, Spec: spec}
-		case *networking.VirtualService:
-			o = &mesh.VirtualService{Meta: m, Spec: spec}
-		case *networking.DestinationRule:
-			o = &mesh.DestinationRule{Meta: m, Spec: spec}
-		case *security.PeerAuthentication:
-			o = &mesh.PeerAuthentication{Meta: m, Spec: spec}
-		}
-		es = append(es, mesh.Event{Object: o})
-	}
-	return es
-}
-
-// readObjects reads the objects of Istio's kinds that the mesh knows; others are left out.
-func readObjects(cmd *cobra.Command, files []string) (objects []decoded, found []message, err error) {
+// readDocuments reads the objects of files. What is no YAML is an error.
+func readDocuments(cmd *cobra.Command, files []string) (objects []*unstructured.Unstructured, err error) {
 	for _, file := range files {
 		b, err := readFile(cmd, file, install.MaxFile)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		docs := kubeyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(b)))
 		for n := 1; ; n++ {
@@ -211,46 +187,39 @@ func readObjects(cmd *cobra.Command, files []string) (objects []decoded, found [
 				break
 			}
 			if err != nil {
-				return nil, nil, fmt.Errorf("%s: document %d: %w", file, n, err)
+				return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
 			}
 			u := &unstructured.Unstructured{}
 			if err := yaml.Unmarshal(doc, &u.Object); err != nil {
-				return nil, nil, fmt.Errorf("%s: document %d: %s", file, n, oneLine(err))
+				return nil, fmt.Errorf("%s: document %d: %s", file, n, oneLine(err))
 			}
-			d, f, ok := decodeObject(u)
-			if ok && f == nil {
-				objects = append(objects, d)
-			} else if f != nil {
-				found = append(found, *f)
+			if u.GetNamespace() == "" {
+				u.SetNamespace("default")
 			}
+			objects = append(objects, u)
 		}
 	}
-	return objects, found, nil
+	return objects, nil
 }
 
-func decodeObject(u *unstructured.Unstructured) (d decoded, bad *message, ok bool) {
-	group, _, _ := strings.Cut(u.GetAPIVersion(), "/")
-	switch group + " " + u.GetKind() {
-	case "networking.istio.io Gateway":
-		d.spec = &networking.Gateway{}
-	case "networking.istio.io VirtualService":
-		d.spec = &networking.VirtualService{}
-	case "networking.istio.io DestinationRule":
-		d.spec = &networking.DestinationRule{}
-	case "security.istio.io PeerAuthentication":
-		d.spec = &security.PeerAuthentication{}
-	default:
-		return d, nil, false
+// decode reads objects of files as the control plane of the cluster would, and what kubectl would
+// not let pass. Kinds that the mesh does not read are left out.
+func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Event, bad []message) {
+	for _, u := range objects {
+		o, found, _ := kube.Decode(cluster, u)
+		bad = append(bad, messages("Error", found)...)
+		if o != nil {
+			es = append(es, mesh.Event{Object: o})
+		}
 	}
-	d.meta = mesh.Meta{Namespace: cmp.Or(u.GetNamespace(), "default"), Name: u.GetName(), Labels: u.GetLabels()}
-	b, err := json.Marshal(u.Object["spec"])
-	if err == nil && u.Object["spec"] != nil {
-		err = protojson.Unmarshal(b, d.spec)
-	}
-	if err != nil {
-		return d, &message{Level: "Error", Origin: u.GetKind() + " " + d.meta.Namespace + "/" + d.meta.Name, Field: "spec", Message: oneLine(err), Fix: "compare it with the kind's reference"}, true
-	}
-	return d, nil, true
+	return es, bad
+}
+
+// alone checks objects of files by themselves.
+func alone(objects []*unstructured.Unstructured) []message {
+	es, bad := decode(objects, "file")
+	s := mesh.New(mesh.Settings{Cluster: "file"}).Apply(es...)
+	return append(bad, messages("Error", s.Findings())...)
 }
 
 func printMessages(out io.Writer, all []message, namespace, output string) error {

@@ -13,9 +13,10 @@ import (
 
 // Check returns what does not fit together in a mesh, though each object is right by itself: routes that
 // lead nowhere, gateways that nobody is, networks that cannot be reached. It changes nothing that is
-// compiled; Snapshot.Findings has what is refused.
-func Check(s *mesh.Snapshot) []mesh.Finding {
-	c := &checker{s: s}
+// compiled; Snapshot.Findings has what is refused. Unreadable is the namespaces whose Secrets may not be
+// read, with what would allow it.
+func Check(s *mesh.Snapshot, unreadable map[string]string) []mesh.Finding {
+	c := &checker{s: s, unreadable: unreadable}
 	c.networks()
 	c.services()
 	for v := range s.VirtualServices().All() {
@@ -34,8 +35,9 @@ func Check(s *mesh.Snapshot) []mesh.Finding {
 }
 
 type checker struct {
-	s     *mesh.Snapshot
-	found []mesh.Finding
+	s          *mesh.Snapshot
+	unreadable map[string]string
+	found      []mesh.Finding
 }
 
 func (c *checker) add(o mesh.Key, field, fix, format string, args ...any) {
@@ -189,7 +191,9 @@ func (c *checker) gateway(g *mesh.Gateway) {
 		field := fmt.Sprintf("spec.servers[%d]", i)
 		if name := srv.GetTls().GetCredentialName(); name != "" {
 			for _, ns := range sortedKeys(namespaces) {
-				if c.s.Credential(ns, name) == nil {
+				if fix := c.unreadable[ns]; fix != "" {
+					c.add(key, field+".tls.credentialName", fix, "the control plane may not read Secrets of namespace %s, where the gateway's pods are", ns)
+				} else if c.s.Credential(ns, name) == nil {
 					c.add(key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
 				}
 			}

@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(loadFile(t, "testdata/"+name+".in.yaml")...)
-		compareFindings(t, name, Check(s), want)
+		compareFindings(t, name, Check(s, nil), want)
 	}
 }
 
@@ -62,7 +62,7 @@ kind: Gateway
 metadata: {name: g, namespace: shop}
 spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
 `))...)
-	compareFindings(t, "routes", Check(s), []string{
+	compareFindings(t, "routes", Check(s, nil), []string{
 		"DestinationRule/shop/r@cluster1: spec.host: host other.shop.svc.cluster.local does not exist",
 		"Gateway/shop/g@cluster1: spec.selector: no pod has the labels istio=nobody",
 		"VirtualService/shop/a@cluster1: spec.gateways[1]: Gateway shop/nobody does not exist",
@@ -95,7 +95,7 @@ spec:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}
   - {port: {number: 15443, name: web, protocol: HTTP}, hosts: ["*"]}
 `))...)
-	compareFindings(t, "mixed", Check(s), []string{
+	compareFindings(t, "mixed", Check(s, nil), []string{
 		"Gateway/shop/web@cluster1: spec.servers[1].port: port 15443 speaks HTTP here and TLS in Gateway edge/exposed, which is older",
 	})
 }

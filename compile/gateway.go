@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,10 +67,35 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 				}
 			}
 			g.servers = append(g.servers, srv)
-			g.addSecrets(s, x.GetTls())
+			if p.Cluster == s.Local() { // the Secrets of a namespace are for its gateways here, not for its namesakes elsewhere
+				g.addSecrets(s, x.GetTls())
+			}
 		}
 	}
 	return g
+}
+
+// CredentialNamespaces returns the namespaces of the local cluster with a pod that serves with a Secret,
+// as some Gateway says that selects it.
+func CredentialNamespaces(s *mesh.Snapshot) []string {
+	var selectors []map[string]string
+	for g := range s.Gateways().All() {
+		named := slices.ContainsFunc(g.Spec.GetServers(), func(x *networking.Server) bool { return x.GetTls().GetCredentialName() != "" })
+		if named && !slices.ContainsFunc(selectors, func(m map[string]string) bool { return maps.Equal(m, g.Spec.GetSelector()) }) {
+			selectors = append(selectors, g.Spec.GetSelector())
+		}
+	}
+	if len(selectors) == 0 {
+		return nil
+	}
+	namespaces := map[string]bool{}
+	for p := range s.Pods(s.Local()) {
+		if !namespaces[p.Namespace] {
+			namespaces[p.Namespace] = slices.ContainsFunc(selectors, func(m map[string]string) bool { return mesh.Selects(m, p.Labels) })
+		}
+	}
+	maps.DeleteFunc(namespaces, func(_ string, serves bool) bool { return !serves })
+	return sortedKeys(namespaces)
 }
 
 // bindPorts maps the ports of the services that select a gateway to where these lead to.

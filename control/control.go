@@ -156,7 +156,9 @@ type loop struct {
 	own      map[mesh.Key][]mesh.Finding // of kube
 	checked  *mesh.Snapshot              // that misfits are of
 	misfits  []mesh.Finding              // what does not fit together
-	reported map[mesh.Key][]mesh.Finding
+	// unreadable is the namespaces whose Secrets could not be read when misfits was made.
+	unreadable map[string]string
+	reported   map[mesh.Key][]mesh.Finding
 
 	roots   *roots
 	secrets map[*resource.List]*resource.List // with the roots, by without
@@ -208,7 +210,11 @@ func (l *loop) run(ctx context.Context) {
 			if k := l.snap.Cluster(l.snap.Local()); local.IsZero() && k != nil && k.Synced {
 				local = time.Now()
 			}
-			if local.IsZero() || !l.clusters.Settled() && time.Since(local) < settling || len(batch) > 0 {
+			if local.IsZero() || len(batch) > 0 {
+				continue
+			}
+			l.clusters.ReadCredentials(compile.CredentialNamespaces(l.snap))
+			if !l.clusters.Settled() && time.Since(local) < settling || len(l.events) > 0 {
 				continue
 			}
 			l.ready.Store(true)
@@ -291,10 +297,12 @@ func (l *loop) bundle(b compile.Bundle, version string, secrets bool) *xds.Bundl
 // check looks for what does not fit together, if the mesh is another one than at the last time. It
 // reads the whole mesh, so it is for once a second, not for each change.
 func (l *loop) check() {
-	if l.checked == l.snap {
+	unreadable := l.clusters.Unreadable()
+	if l.checked == l.snap && maps.Equal(l.unreadable, unreadable) {
 		return
 	}
-	l.checked, l.misfits = l.snap, compile.Check(l.snap)
+	l.clusters.ReadCredentials(compile.CredentialNamespaces(l.snap))
+	l.checked, l.unreadable, l.misfits = l.snap, unreadable, compile.Check(l.snap, unreadable)
 	l.report()
 }
 

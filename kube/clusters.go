@@ -30,6 +30,7 @@ type Local struct {
 	Config    *rest.Config // of its API server
 	Namespace string       // the control plane's, "istio-system"
 	MeshName  string       // of the ConfigMap with the mesh's settings; empty for "istio"
+	Account   string       // the control plane's service account, for commands that are proposed; empty for "istiod"
 
 	// ConfigMap and Secret, if set, are shown the objects of those kinds in Namespace, nil when
 	// one is gone. They are called from a goroutine of a watch and must not wait.
@@ -46,6 +47,8 @@ type Clusters struct {
 	trust   *trust
 	own     *member
 	poke    chan struct{}
+
+	credentials credentials
 
 	mu      sync.Mutex
 	secrets map[string]map[string][]byte // remote secrets in the namespace: name, then cluster
@@ -65,10 +68,11 @@ type remote struct {
 
 // NewClusters returns what Run works with.
 func NewClusters(local Local, sink Sink, log *slog.Logger) *Clusters {
-	local.MeshName = cmp.Or(local.MeshName, "istio")
+	local.MeshName, local.Account = cmp.Or(local.MeshName, "istio"), cmp.Or(local.Account, "istiod")
 	c := &Clusters{local: local, sink: sink, log: log, resolve: newResolver(), trust: &trust{namespace: local.Namespace}, poke: make(chan struct{}, 1),
 		secrets: map[string]map[string][]byte{}, remotes: map[string]*remote{}, told: map[string]bool{}}
-	kinds := slices.Concat(remoteKinds(local.ID), configKinds(local.ID), []watched{c.configMaps(), c.secretKind()})
+	c.credentials.poke = make(chan struct{}, 1)
+	kinds := slices.Concat(remoteKinds(local.ID), configKinds(local.ID), []watched{c.configMaps(), c.ownSecrets(), {name: "credentials", run: c.followCredentials}})
 	c.own = c.member(local.ID, "", kinds)
 	return c
 }
@@ -219,12 +223,12 @@ func (c *Clusters) Status() []ClusterStatus {
 }
 
 // Settled reports whether the own cluster is synced and every remote one is synced or known not
-// to be reachable: what there is to see has been seen.
+// to be reachable, and which Secrets may be read: what there is to see has been seen.
 func (c *Clusters) Settled() bool {
 	c.mu.Lock()
 	changed := c.changed
 	c.mu.Unlock()
-	if changed {
+	if changed || !c.credentials.settled() {
 		return false // of what came last nothing is running yet
 	}
 	for i, s := range c.Status() {
@@ -289,30 +293,6 @@ func (c *Clusters) configMaps() watched {
 			}
 			if c.local.ConfigMap != nil {
 				c.local.ConfigMap(name, data)
-			}
-		}}
-}
-
-func (c *Clusters) secretKind() watched {
-	return watched{name: "secrets", sample: &corev1.Secret{}, kind: mesh.KindCredential,
-		key: func(o metav1.Object) mesh.Key {
-			return mesh.Key{Cluster: c.local.ID, Kind: mesh.KindCredential, Namespace: o.GetNamespace(), Name: o.GetName()}
-		},
-		lw: func(k *Client) cache.ListerWatcher {
-			s := k.kube.CoreV1().Secrets(c.local.Namespace)
-			return listWatch(s.List, s.Watch, "")
-		},
-		convert: func(_ *feed, o runtime.Object) mesh.Object {
-			if x := credential(c.local.ID, o.(*corev1.Secret)); x != nil {
-				return x
-			}
-			return nil
-		},
-		tap: func(name string, o runtime.Object) {
-			s, _ := o.(*corev1.Secret)
-			c.remoteSecret(name, s)
-			if c.local.Secret != nil {
-				c.local.Secret(name, s)
 			}
 		}}
 }

@@ -54,6 +54,24 @@ func resourceKinds() []resourceKind {
 	}
 }
 
+// Decode reads a user's object as the control plane of the cluster does. Known is false if the mesh
+// reads no objects of its kind. Findings without an object mean that it cannot be read; findings
+// with one, that something in it is not understood and left out.
+func Decode(cluster string, u *unstructured.Unstructured) (o mesh.Object, found []mesh.Finding, known bool) {
+	gvk := u.GroupVersionKind()
+	for _, k := range resourceKinds() {
+		if k.group == gvk.Group && k.kind == gvk.Kind {
+			if !slices.Contains(k.versions, gvk.Version) {
+				key := mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}
+				return nil, []mesh.Finding{{Object: key, Field: "apiVersion", Message: "there is no version " + gvk.Version + " of " + k.group, Fix: "use " + k.group + "/" + k.versions[0]}}, true
+			}
+			o, found = k.decode(cluster, u)
+			return o, found, true
+		}
+	}
+	return nil, nil, false
+}
+
 // decode reads a user's object. Findings without an object mean that it cannot be read; findings
 // with one, that something in it is not understood and left out.
 func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh.Object, []mesh.Finding) {

@@ -15,18 +15,18 @@ import (
 // watchful tells how the calls of a ListerWatcher end, which the reflector only logs.
 type watchful struct {
 	cache.ListerWatcher
-	result func(error)
+	result func(watch bool, err error)
 }
 
 func (w *watchful) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	l, err := cache.ToListerWatcherWithContext(w.ListerWatcher).ListWithContext(ctx, o)
-	w.result(err)
+	w.result(false, err)
 	return l, err
 }
 
 func (w *watchful) WatchWithContext(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 	x, err := cache.ToListerWatcherWithContext(w.ListerWatcher).WatchWithContext(ctx, o)
-	w.result(err)
+	w.result(true, err)
 	return x, err
 }
 
@@ -123,8 +123,11 @@ func (s *store) Replace(os []any, _ string) error {
 			s.feed.found(k, nil)
 		}
 	}
-	s.feed.replace(s.kind.kind, objects)
+	s.feed.replace(s.kind.kind, s.kind.namespace, objects)
 	s.feed.listed(s.kind.name)
+	if s.kind.listed != nil {
+		s.kind.listed()
+	}
 	return nil
 }
 

@@ -38,6 +38,12 @@ type watched struct {
 	lw       func(*Client) cache.ListerWatcher
 	resource *resourceKind // of Istio's, whose CRD may be absent
 	kind     string        // of the mesh
+	// namespace is the one that is watched, empty for all.
+	namespace string
+	// run, if set, does the work in its own way; nothing else is set then beside name.
+	run func(ctx context.Context, f *feed, c *Client)
+	// listed and watching, if set, are told of what works.
+	listed, watching func()
 	// convert returns the mesh's form, nil if the object does not count (any more) or, if sticky,
 	// cannot be read: then the last good one stays.
 	convert func(f *feed, o runtime.Object) mesh.Object
@@ -110,8 +116,8 @@ func (f *feed) again(k mesh.Key) {
 	}
 }
 
-// replace notes all objects of a kind.
-func (f *feed) replace(kind string, objects []mesh.Object) {
+// replace notes all objects of a kind in a namespace, or in all of them.
+func (f *feed) replace(kind, namespace string, objects []mesh.Object) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := make(map[mesh.Key]bool, len(objects))
@@ -121,7 +127,7 @@ func (f *feed) replace(kind string, objects []mesh.Object) {
 		events = append(events, mesh.Event{Object: o})
 	}
 	for k, o := range f.objects {
-		if k.Kind == kind && !now[k] {
+		if k.Kind == kind && (namespace == "" || k.Namespace == namespace) && !now[k] {
 			events = append(events, mesh.Event{Object: o, Gone: true})
 		}
 	}
@@ -258,16 +264,21 @@ func (f *feed) found(k mesh.Key, now []mesh.Finding) {
 func (f *feed) run(ctx context.Context, c *Client, kinds []watched) {
 	f.mu.Lock()
 	for _, k := range kinds {
-		f.waiting[k.name] = true
+		if k.run == nil {
+			f.waiting[k.name] = true
+		}
 	}
 	f.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, k := range kinds {
 		wg.Go(func() {
-			if k.resource != nil {
+			switch {
+			case k.run != nil:
+				k.run(ctx, f, c)
+			case k.resource != nil:
 				f.runOptional(ctx, c, k)
-			} else {
-				f.reflect(ctx, c, k, k.lw(c), k.sample, nil)
+			default:
+				f.reflect(ctx, c, k, k.lw(c), k.sample, func(error) bool { return false })
 			}
 		})
 	}
@@ -284,7 +295,7 @@ func (f *feed) runOptional(ctx context.Context, c *Client, k watched) {
 		if err != nil {
 			f.failed(k.name, err)
 		} else if version == "" {
-			f.replace(k.resource.kind, nil)
+			f.replace(k.resource.kind, "", nil)
 			f.listed(k.name)
 		} else {
 			gvr := schema.GroupVersionResource{Group: k.resource.group, Version: version, Resource: k.resource.plural}
@@ -298,7 +309,13 @@ func (f *feed) runOptional(ctx context.Context, c *Client, k watched) {
 				},
 			}
 			during, stop := context.WithCancel(ctx)
-			f.reflect(during, c, k, lw, sample, stop)
+			f.reflect(during, c, k, lw, sample, func(err error) bool {
+				if !apierrors.IsNotFound(err) {
+					return false
+				}
+				stop()
+				return true
+			})
 			stop()
 		}
 		select {
@@ -331,16 +348,18 @@ func served(ctx context.Context, c *Client, k resourceKind) (string, error) {
 	return "", nil
 }
 
-// reflect lists and watches until ctx ends. If gone is not nil it is called when the API server
-// does not have the kind any more.
-func (f *feed) reflect(ctx context.Context, c *Client, k watched, lw cache.ListerWatcher, sample runtime.Object, gone func()) {
+// reflect lists and watches until ctx ends. What goes wrong is told to expected, which reports
+// whether it has dealt with it, and is the feed's trouble if not.
+func (f *feed) reflect(ctx context.Context, c *Client, k watched, lw cache.ListerWatcher, sample runtime.Object, expected func(error) bool) {
 	quiet := logr.Discard()
-	lw = &watchful{ListerWatcher: lw, result: func(err error) {
+	lw = &watchful{ListerWatcher: lw, result: func(watch bool, err error) {
 		switch {
 		case err == nil:
 			f.recovered(k.name)
-		case gone != nil && apierrors.IsNotFound(err):
-			gone()
+			if watch && k.watching != nil {
+				k.watching()
+			}
+		case expected(err):
 		case apierrors.IsResourceExpired(err), apierrors.IsGone(err), ctx.Err() != nil:
 		default:
 			f.failed(k.name, err)

@@ -156,7 +156,7 @@ func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) err
 	d.findings.write = d.writer.SetFindings
 	d.control = control.New(control.Config{
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
-		Local:  kube.Local{Config: config, MeshName: d.named("istio"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
+		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
 		Report: d.findings.fromControl, Log: log,
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
