@@ -4,10 +4,13 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -198,4 +201,55 @@ func FuzzSet(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _ = Set(map[string]any{"a": map[string]any{"b": []any{map[string]any{"c": 1}}}}, s)
 	})
+}
+
+// A gateway elsewhere comes with what the control plane needs to read its certificates there.
+func TestGatewayNamespace(t *testing.T) {
+	files, err := Parse("gw.yaml", []byte(`
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: edge}
+spec:
+  profile: empty
+  revision: canary
+  components:
+    ingressGateways:
+    - {name: edge-gateway, namespace: edge, enabled: true, label: {istio: edge}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Resolve(files, nil, "1.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]*rbacv1.RoleBinding{}
+	for _, o := range m.Objects() {
+		switch o.GetKind() {
+		case "ClusterRole", "ClusterRoleBinding":
+			t.Errorf("%s %s is for the whole cluster", o.GetKind(), o.GetName())
+		case "Role":
+			var r rbacv1.Role
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Namespace != "edge" || len(r.Rules) != 1 || !slices.Equal(r.Rules[0].Resources, []string{"secrets"}) || !slices.Equal(r.Rules[0].Verbs, []string{"get", "list", "watch"}) {
+				t.Errorf("role %+v", r)
+			}
+		case "RoleBinding":
+			var b rbacv1.RoleBinding
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &b); err != nil {
+				t.Fatal(err)
+			}
+			found[b.Namespace+"/"+b.RoleRef.Name] = &b
+		}
+	}
+	b := found["edge/edge-gateway-sds"]
+	if b == nil || !slices.Contains(b.Subjects, rbacv1.Subject{Kind: "ServiceAccount", Name: "istiod-canary", Namespace: "istio-system"}) {
+		t.Errorf("bindings %+v", found)
+	}
 }
