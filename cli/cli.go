@@ -43,7 +43,7 @@ func New(version string) *cobra.Command {
 	root.AddCommand(
 		a.install(), a.uninstall(), a.manifest(), a.loadBalancer(), a.eastwest(), a.authority(),
 		a.createRemoteSecret(), a.remoteClusters(), a.proxyStatus(), a.proxyConfig(),
-		a.versionCommand(), a.kubeInject(), a.mesh(), a.explain(), a.analyze(), a.validate(), a.trace(), a.upgrade(), a.dashboard(), a.image(), experimental,
+		a.versionCommand(), a.kubeInject(), a.mesh(), a.explain(), a.analyze(), a.validate(), a.trace(), a.upgrade(), a.tag(), a.dashboard(), a.image(), experimental,
 	)
 	return root
 }

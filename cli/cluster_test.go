@@ -195,7 +195,7 @@ func TestWithoutControlPlane(t *testing.T) {
 func TestMayUpgrade(t *testing.T) {
 	for _, tt := range []struct{ from, to, want string }{
 		{"0.1.0", "0.1.1", ""}, {"0.1.0", "0.2.0", ""}, {"v0.1.0", "0.1.0-rc1", ""}, {"dev", "0.2.0", ""},
-		{"0.1.0", "0.3.0", "go by way of 0.2"}, {"0.2.0", "0.1.0", "--rollback"}, {"0.9.0", "1.0.0", "major"},
+		{"0.1.0", "0.3.0", "go by way of 0.2, with"}, {"0.1.0", "0.4.1", "go by way of 0.2, then 0.3, with"}, {"0.2.0", "0.1.0", "--rollback"}, {"0.9.0", "1.0.0", "major"},
 	} {
 		err := mayUpgrade(tt.from, tt.to)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,16 +163,14 @@ func printPlan(w io.Writer, p *install.Plan, all bool) {
 			fmt.Fprintf(w, "  new:      %s\n", r)
 		}
 	}
-	if p.Before != nil || all {
-		for _, ch := range p.Changed {
-			fields := ch.Fields
-			more := ""
-			if len(fields) > 6 {
-				more = fmt.Sprintf(", and %d more", len(fields)-6)
-				fields = fields[:6]
-			}
-			fmt.Fprintf(w, "  changed:  %s: %s%s\n", ch.Ref, strings.Join(fields, ", "), more)
+	for _, ch := range p.Changed {
+		fields := ch.Fields
+		more := ""
+		if len(fields) > 6 {
+			more = fmt.Sprintf(", and %d more", len(fields)-6)
+			fields = fields[:6]
 		}
+		fmt.Fprintf(w, "  changed:  %s: %s%s\n", ch.Ref, strings.Join(fields, ", "), more)
 	}
 	for _, r := range p.Removed {
 		fmt.Fprintf(w, "  removed:  %s\n", r)
@@ -297,7 +296,10 @@ func (a *app) uninstall() *cobra.Command {
 			}
 			rm := install.Removal{Purge: purge}
 			if revision != "" {
-				rm.Installs = append(rm.Installs, install.ControlPlane+"-"+revision)
+				if err := knownRevision(cmd.Context(), c, revision); err != nil && !verify {
+					return err
+				}
+				rm.Installs = append(rm.Installs, install.ControlPlaneName(revision))
 			}
 			for _, f := range files {
 				b, err := readFile(cmd, f, install.MaxFile)
@@ -317,10 +319,12 @@ func (a *app) uninstall() *cobra.Command {
 			if verify {
 				return verifyGone(cmd, c, rm)
 			}
-			if err := a.peerSecrets(cmd, c, peers, yes); err != nil {
-				return err
+			if revision == "" {
+				if err := a.peerSecrets(cmd, c, peers, yes); err != nil {
+					return err
+				}
 			}
-			return runUninstall(cmd, c, rm, yes, timeout)
+			return runUninstall(cmd, c, rm, revision, yes, timeout)
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
@@ -333,7 +337,7 @@ func (a *app) uninstall() *cobra.Command {
 	return cmd
 }
 
-func runUninstall(cmd *cobra.Command, c *cluster, rm install.Removal, yes bool, timeout time.Duration) error {
+func runUninstall(cmd *cobra.Command, c *cluster, rm install.Removal, revision string, yes bool, timeout time.Duration) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
 	if !yes {
 		if err := canAsk(cmd, false); err != nil {
@@ -359,7 +363,7 @@ func runUninstall(cmd *cobra.Command, c *cluster, rm install.Removal, yes bool, 
 	if n := count["CustomResourceDefinition"]; n > 0 {
 		fmt.Fprintf(out, "  removed:  %d CustomResourceDefinitions, with all objects of their kinds\n", n)
 	}
-	if err := warnUninstall(ctx, out, c); err != nil {
+	if err := warnUninstall(ctx, out, c, revision); err != nil {
 		return err
 	}
 	if !yes {
@@ -377,9 +381,22 @@ func runUninstall(cmd *cobra.Command, c *cluster, rm install.Removal, yes bool, 
 	return nil
 }
 
-// warnUninstall lists the pods that hold a sidecar: they keep running, without a control plane.
-func warnUninstall(ctx context.Context, out io.Writer, c *cluster) error {
-	pods, err := podsWithProxy(ctx, c)
+// knownRevision returns an error that lists the revisions if there is none of that name.
+func knownRevision(ctx context.Context, c *cluster, revision string) error {
+	all, err := c.Revisions(ctx)
+	if err != nil {
+		return c.wrong(err)
+	}
+	if len(all) > 0 && !slices.Contains(all, revision) {
+		return c.wrong(fmt.Errorf("no control plane of revision %s is installed; there are: %s", revision, strings.Join(all, ", ")))
+	}
+	return nil
+}
+
+// warnUninstall lists the pods that hold a sidecar, of all revisions or of one: they keep running,
+// without a control plane.
+func warnUninstall(ctx context.Context, out io.Writer, c *cluster, revision string) error {
+	pods, err := podsWithProxy(ctx, c, revision)
 	if err != nil {
 		return c.wrong(err)
 	}

@@ -1,10 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 func (a *app) upgrade() *cobra.Command {
 	var contexts []string
+	var revision string
 	var yes, dryRun, rollback bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -23,13 +25,17 @@ func (a *app) upgrade() *cobra.Command {
 		Short: "Brings what is installed to this version, with the settings it was installed with",
 		Long: `Brings the control plane and the gateways to this version, or with --rollback back to the one before.
 Profile, files, --set arguments and hand edits of the mesh's configuration stay. Several clusters
-(--context again and again) are upgraded one after another; the first that fails ends it.`,
+(--context again and again) are upgraded one after another; the first that fails ends it.
+
+The safer way is a second control plane beside the first: carrick install --revision NAME, then move
+namespaces to it (carrick tag set), and remove the first: carrick uninstall --revision default.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(contexts) == 0 {
 				contexts = []string{""}
 			}
-			for _, name := range contexts {
+			var clusters []*cluster
+			for _, name := range contexts { // all names are right before the first cluster is touched
 				if name == "" && cmd.Flag("context").Changed {
 					return usagef("--context is empty; give a context's name")
 				}
@@ -37,7 +43,14 @@ Profile, files, --set arguments and hand edits of the mesh's configuration stay.
 				if err != nil {
 					return err
 				}
-				if err := a.upgradeCluster(cmd, c, rollback, installOptions{yes: yes, dryRun: dryRun, timeout: timeout}); err != nil {
+				clusters = append(clusters, c)
+			}
+			for i, c := range clusters {
+				err := a.upgradeCluster(cmd, c, revision, rollback, installOptions{yes: yes, dryRun: dryRun, timeout: timeout})
+				if err != nil && i+1 < len(clusters) {
+					fmt.Fprintf(cmd.ErrOrStderr(), "! Not begun: context %s\n", strings.Join(contexts[i+1:], ", "))
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -45,6 +58,7 @@ Profile, files, --set arguments and hand edits of the mesh's configuration stay.
 		},
 	}
 	cmd.Flags().StringArrayVar(&contexts, "context", nil, "context of the kubeconfig; repeat it for each cluster")
+	cmd.Flags().StringVarP(&revision, "revision", "r", "", "the control plane of this revision, and its gateways; needed where there are several")
 	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
 	cmd.Flags().BoolVar(&rollback, "rollback", false, "go back to the version before")
@@ -52,30 +66,38 @@ Profile, files, --set arguments and hand edits of the mesh's configuration stay.
 	return cmd
 }
 
-// upgradeCluster upgrades all installations of a cluster, the control plane first, for gateways
-// get their proxies from it.
-func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, rollback bool, o installOptions) error {
-	states, err := c.States(cmd.Context())
+// upgradeCluster upgrades the installations of a cluster, the control plane first, for gateways get
+// their proxies from it.
+func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, rollback bool, o installOptions) error {
+	states, err := a.toUpgrade(cmd.Context(), c, revision)
 	if err != nil {
 		return c.wrong(err)
 	}
-	if len(states) == 0 {
-		return c.wrong(errors.New("nothing of Carrick is installed; install it: carrick install"))
-	}
-	sort.SliceStable(states, func(i, j int) bool { return upgradeRank(states[i]) < upgradeRank(states[j]) })
-	for _, s := range states {
-		to := a.version
+	versions := map[string]string{}
+	for _, s := range states { // all may go before the first goes
+		versions[s.Name] = a.version
 		if rollback {
-			if to = s.Previous; to == "" {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s has no version before %s.\n", c.context, s.Name, s.Version)
-				continue
-			}
-		} else if err := mayUpgrade(s.Version, to); err != nil {
+			versions[s.Name] = s.Previous
+		} else if err := mayUpgrade(s.Version, a.version); err != nil {
 			return c.wrong(fmt.Errorf("%s: %w", s.Name, err))
+		}
+	}
+	for _, s := range states {
+		to := versions[s.Name]
+		if to == "" {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s has no version before %s.\n", c.context, s.Name, s.Version)
+			continue
 		}
 		m, err := manifestOf(s, to)
 		if err != nil {
 			return c.wrong(err)
+		}
+		others, err := c.LeaveOthers(cmd.Context(), m)
+		if err != nil {
+			return c.wrong(err)
+		}
+		for _, r := range others {
+			fmt.Fprintf(cmd.OutOrStdout(), "  note:     %s belongs to another installation by now and stays as it is\n", r)
 		}
 		intro := fmt.Sprintf("This will bring %s from %s to %s in %s", s.Name, s.Version, to, c)
 		if err := carryOut(cmd, c, m, intro, o); err != nil {
@@ -88,11 +110,48 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, rollback bool, o in
 	return reportSidecars(cmd, c)
 }
 
+// toUpgrade returns the installations to upgrade in their order: all, or those of a revision.
+func (a *app) toUpgrade(ctx context.Context, c *cluster, revision string) ([]*install.State, error) {
+	states, err := c.States(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(states) == 0 {
+		return nil, errors.New("nothing of Carrick is installed; install it: carrick install")
+	}
+	revisions, err := c.Revisions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if revision == "" && len(revisions) > 1 {
+		return nil, fmt.Errorf("there are control planes of several revisions, %s; say which one: --revision", strings.Join(revisions, ", "))
+	}
+	if revision != "" {
+		if !slices.Contains(revisions, revision) {
+			return nil, fmt.Errorf("no control plane of revision %s is installed; there are: %s", revision, strings.Join(revisions, ", "))
+		}
+		var errs []error
+		states = slices.DeleteFunc(states, func(s *install.State) bool {
+			if s.Name == install.LBName {
+				return len(revisions) > 1 // of no revision
+			}
+			cfg, err := s.Config(a.version)
+			errs = append(errs, err)
+			return err == nil && cmp.Or(cfg.Revision, install.DefaultRevision) != revision
+		})
+		if err := errors.Join(errs...); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(states, func(x, y *install.State) int { return upgradeRank(x) - upgradeRank(y) })
+	return states, nil
+}
+
 func upgradeRank(s *install.State) int {
 	switch {
 	case s.Name == install.LBName:
 		return 2
-	case strings.HasPrefix(s.Name, install.ControlPlane):
+	case install.IsControlPlane(s.Name):
 		return 0
 	}
 	return 1
@@ -144,7 +203,11 @@ func mayUpgrade(from, to string) error {
 	case a[0] > b[0] || a[0] == b[0] && (a[1] > b[1] || a[1] == b[1] && a[2] > b[2]):
 		return fmt.Errorf("version %s is installed, which is newer than %s; use its own carrick, or go back with: carrick upgrade --rollback", from, to)
 	case a[0] == b[0] && b[1] > a[1]+1:
-		return fmt.Errorf("version %s cannot go to %s at once; go by way of %d.%d", from, to, a[0], a[1]+1)
+		var stops []string
+		for m := a[1] + 1; m < b[1]; m++ {
+			stops = append(stops, fmt.Sprintf("%d.%d", a[0], m))
+		}
+		return fmt.Errorf("version %s cannot go to %s at once; go by way of %s, with the carrick of each", from, to, strings.Join(stops, ", then "))
 	case b[0] > a[0]:
 		return fmt.Errorf("version %s cannot go to %s at once: a new major version has notes of its own", from, to)
 	}
@@ -190,17 +253,25 @@ func reportSidecars(cmd *cobra.Command, c *cluster) error {
 	return nil
 }
 
+// oldSidecars returns the pods whose sidecar is of another version than the control plane of their
+// revision, or of a revision that is gone.
 func oldSidecars(ctx context.Context, c *cluster) (names []string, err error) {
-	d, err := c.Kube.AppsV1().Deployments(install.DefaultNamespace).Get(ctx, "istiod", metav1.GetOptions{})
+	ds, err := c.Kube.AppsV1().Deployments(install.DefaultNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {
-		return nil, fmt.Errorf("reading Deployment istiod: %w", err)
+		return nil, fmt.Errorf("listing the control planes: %w", err)
 	}
-	tag := imageTag(d.Spec.Template.Spec.Containers[0].Image)
+	tags := map[string]string{} // by revision
+	for _, d := range ds.Items {
+		if cs := d.Spec.Template.Spec.Containers; len(cs) > 0 {
+			tags[cmp.Or(d.Labels["istio.io/rev"], install.DefaultRevision)] = imageTag(cs[0].Image)
+		}
+	}
 	pods, err := c.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: "security.istio.io/tlsMode=istio"})
 	if err != nil {
 		return nil, fmt.Errorf("listing pods with sidecars: %w", err)
 	}
 	for _, p := range pods.Items {
+		tag := tags[cmp.Or(p.Annotations["istio.io/rev"], install.DefaultRevision)]
 		for _, ct := range append(p.Spec.InitContainers, p.Spec.Containers...) {
 			if ct.Name == "istio-proxy" && imageTag(ct.Image) != tag {
 				names = append(names, fmt.Sprintf("%s/%s (%s)", p.Namespace, p.Name, imageTag(ct.Image)))

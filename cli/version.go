@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -132,8 +134,9 @@ func (v *versions) print(cmd *cobra.Command) error {
 	return nil
 }
 
-// podsWithProxy returns NAMESPACE/NAME of the pods that the injector gave a sidecar.
-func podsWithProxy(ctx context.Context, c *cluster) (names []string, err error) {
+// podsWithProxy returns NAMESPACE/NAME of the pods that the injector of a revision, any if "", gave a
+// sidecar.
+func podsWithProxy(ctx context.Context, c *cluster, revision string) (names []string, err error) {
 	opts := metav1.ListOptions{LabelSelector: "security.istio.io/tlsMode=istio", Limit: 500}
 	for {
 		l, err := c.Kube.CoreV1().Pods("").List(ctx, opts)
@@ -143,6 +146,9 @@ func podsWithProxy(ctx context.Context, c *cluster) (names []string, err error) 
 		for _, p := range l.Items {
 			if p.Annotations["inject.istio.io/templates"] == "gateway" {
 				continue // goes with its Deployment
+			}
+			if revision != "" && cmp.Or(p.Annotations["istio.io/rev"], install.DefaultRevision) != revision {
+				continue
 			}
 			names = append(names, p.Namespace+"/"+p.Name)
 		}

@@ -70,7 +70,7 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	state.Inventory = inventory(m)
+	state.Inventory, state.Mesh = inventory(m), m.Mesh
 	if err := c.saveState(ctx, state); err != nil {
 		return err
 	}
@@ -95,6 +95,8 @@ func newState(p *Plan) (*State, error) {
 	m := p.Manifest
 	s := &State{Name: m.Name, Namespace: m.Namespace, Version: m.Version, Sets: m.Sets, Mesh: m.Mesh, Inventory: inventory(m)}
 	if p.Before != nil {
+		// Until the new MeshConfig is in the cluster, hand edits are what differs from the old one.
+		s.Mesh = first(p.Before.Mesh, m.Mesh)
 		s.Previous = p.Before.Previous
 		if p.Before.Version != m.Version {
 			s.Previous = p.Before.Version

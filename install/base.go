@@ -13,6 +13,9 @@ import (
 // ReaderServiceAccount is whose token a remote secret holds.
 const ReaderServiceAccount = "istio-reader-service-account"
 
+// baseComponent is the component of what all control planes of a cluster share.
+const baseComponent = "base"
+
 var (
 	read  = []string{"get", "list", "watch"}
 	write = []string{"create", "update", "patch", "delete"}
@@ -69,16 +72,16 @@ func base(c *Config) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
-	crds, err := crdObjects("base")
+	crds, err := crdObjects(baseComponent)
 	if err != nil {
 		return nil, err
 	}
 	rest, err := objects(
-		serviceAccount(c, ReaderServiceAccount, "base", nil),
-		clusterRole("istio-reader-clusterrole-"+c.Namespace, "base", readerRules()),
-		clusterRoleBinding("istio-reader-clusterrole-"+c.Namespace, c.Namespace, ReaderServiceAccount, "base"),
-		role("istio-reader", c.Namespace, "base", readerNamespaceRules()),
-		roleBinding("istio-reader", c.Namespace, "base", rbacv1.Subject{Kind: "ServiceAccount", Name: ReaderServiceAccount, Namespace: c.Namespace}),
+		serviceAccount(c, ReaderServiceAccount, baseComponent, nil),
+		clusterRole("istio-reader-clusterrole-"+c.Namespace, baseComponent, readerRules()),
+		clusterRoleBinding("istio-reader-clusterrole-"+c.Namespace, c.Namespace, ReaderServiceAccount, baseComponent),
+		role("istio-reader", c.Namespace, baseComponent, readerNamespaceRules()),
+		roleBinding("istio-reader", c.Namespace, baseComponent, rbacv1.Subject{Kind: "ServiceAccount", Name: ReaderServiceAccount, Namespace: c.Namespace}),
 	)
 	return slices.Concat(objs, crds, rest), err
 }

@@ -13,11 +13,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // newCluster starts an API server, with a stand-in for the controllers that make Deployments
 // ready, for the garbage collector and for the control plane's caBundle.
 func newCluster(t *testing.T) *Cluster {
+	c, _ := newClusterWithConfig(t)
+	return c
+}
+
+// newClusterWithConfig also returns the configuration for more clients of that server.
+func newClusterWithConfig(t *testing.T) (*Cluster, *rest.Config) {
 	if testing.Short() {
 		t.Skip("starts an API server")
 	}
@@ -35,12 +42,12 @@ func newCluster(t *testing.T) *Cluster {
 			controllers(ctx, c.Kube)
 			select {
 			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	}()
 	t.Cleanup(func() { stop(); <-done })
-	return c
+	return c, s.Config
 }
 
 func controllers(ctx context.Context, k kubernetes.Interface) {
@@ -253,45 +260,6 @@ func testUninstall(t *testing.T, c *Cluster) {
 	left, err := c.Left(ctx, rm)
 	if err != nil || len(left) > 0 {
 		t.Fatalf("left: %v, %v", left, err)
-	}
-}
-
-// TestInterrupted ends an installation at every step that it reports, and repeats it.
-func TestInterrupted(t *testing.T) {
-	c := newCluster(t)
-	for _, at := range []string{"Processing resources for Istio core.", "Processing resources for Istiod.", "Processing resources for Ingress gateways."} {
-		m, err := resolve(t, "cluster1.yaml").Render()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := c.Plan(testContext(t), m, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, interrupt := context.WithCancel(testContext(t))
-		err = c.Apply(ctx, p, time.Minute, Reporter{Done: func(string) {}, Progress: func(l string) {
-			if l == at {
-				interrupt()
-			}
-		}})
-		if err == nil {
-			t.Fatalf("%s was not interrupted", at)
-		}
-	}
-	run(t, c, resolve(t, "cluster1.yaml"))
-	if p, _ := run(t, c, resolve(t, "cluster1.yaml")); len(p.Created)+len(p.Changed)+len(p.Removed)+len(p.Notes) > 0 {
-		t.Errorf("after an interruption and a repetition: created %v, changed %v, removed %v, notes %v", p.Created, p.Changed, p.Removed, p.Notes)
-	}
-	s, err := c.LoadState(testContext(t), "istio-system", ControlPlane)
-	if err != nil || s == nil {
-		t.Fatal(s, err)
-	}
-	m, err := resolve(t, "cluster1.yaml").Render()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := len(s.Inventory), len(m.Objects()); got != want {
-		t.Errorf("the inventory has %d objects, want %d", got, want)
 	}
 }
 

@@ -16,6 +16,8 @@ const (
 	DefaultNamespace = "istio-system"
 	// ControlPlane is the name of the install that a file without metadata.name describes.
 	ControlPlane = "installed-state"
+	// DefaultRevision is the name of the control plane whose objects' names end in no revision.
+	DefaultRevision = "default"
 	// DefaultCluster is the id of a cluster that is given none, as in Istio.
 	DefaultCluster = "Kubernetes"
 )
@@ -116,12 +118,7 @@ func newConfig(op *Operator, profile, version string) (*Config, error) {
 		vals:      v,
 		full:      full,
 	}
-	if c.Name == "" {
-		c.Name = ControlPlane
-		if c.Revision != "" {
-			c.Name += "-" + c.Revision
-		}
-	}
+	c.Name = first(c.Name, ControlPlaneName(c.Revision))
 	if len(op.Spec.AddonComponents) > 0 {
 		c.Ignored = append(c.Ignored, "addonComponents")
 	}
@@ -230,8 +227,17 @@ func (c *Config) injectorValues() map[string]any {
 	return overlay(v, user)
 }
 
+// ControlPlaneName returns the name of the install that is the control plane of a revision.
+func ControlPlaneName(revision string) string { return ControlPlane + suffix(revision) }
+
+// IsControlPlane reports whether an install's name is that of a control plane.
+func IsControlPlane(install string) bool {
+	return install == ControlPlane || strings.HasPrefix(install, ControlPlane+"-")
+}
+
+// suffix is what the names of a revision's objects end in; the default one's end in nothing.
 func suffix(revision string) string {
-	if revision == "" || revision == "default" {
+	if revision == "" || revision == DefaultRevision {
 		return ""
 	}
 	return "-" + revision

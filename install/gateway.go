@@ -19,7 +19,7 @@ import (
 func gateway(c *Config, g Gateway, v gatewayValues, field string) ([]*unstructured.Unstructured, error) {
 	own := *c
 	own.Namespace = first(g.Namespace, c.Namespace)
-	labels := map[string]string{"app": g.Name, "istio": "ingressgateway", "istio.io/rev": first(c.Revision, "default"), "operator.istio.io/component": "IngressGateways"}
+	labels := map[string]string{"app": g.Name, "istio": "ingressgateway", "istio.io/rev": first(c.Revision, DefaultRevision), "operator.istio.io/component": "IngressGateways"}
 	if isEgress(field) {
 		labels["istio"], labels["operator.istio.io/component"] = "egressgateway", "EgressGateways"
 	}

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -28,7 +27,10 @@ const proxyUser = 1337
 func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 	comp := c.spec.Components.Pilot
 	name := "istiod" + suffix(c.Revision)
-	labels := map[string]string{"app": "istiod", "istio": "pilot", "istio.io/rev": first(c.Revision, "default"), "operator.istio.io/component": "Pilot"}
+	labels := map[string]string{"app": "istiod", "istio": "pilot", "istio.io/rev": first(c.Revision, DefaultRevision), "operator.istio.io/component": "Pilot"}
+	if suffix(c.Revision) != "" {
+		labels["istio"] = "istiod" // the Service of the default revision selects istio=pilot
+	}
 	mesh, config, err := istiodConfig(c, labels)
 	if err != nil {
 		return nil, "", err
@@ -54,7 +56,10 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 		deploy.Spec.Replicas = nil
 		typed = append(typed, h)
 	}
-	typed = append(typed, injectorWebhook(c, name, labels))
+	typed = append(typed, injectorWebhook(webhookConfig{
+		name: injectorName(c.Revision), service: name, namespace: c.Namespace, selects: first(c.Revision, DefaultRevision),
+		byDefault: c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault, meta: meta("", "", "pilot", labels),
+	}))
 	objs, err := objects(typed...)
 	if err != nil {
 		return nil, "", err
@@ -149,7 +154,7 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 	}
 	p := c.vals.Pilot
 	env := []corev1.EnvVar{
-		{Name: "REVISION", Value: first(c.Revision, "default")},
+		{Name: "REVISION", Value: first(c.Revision, DefaultRevision)},
 		{Name: "CLUSTER_ID", Value: c.Cluster},
 		{Name: "PILOT_CERT_PROVIDER", Value: "istiod"},
 		fieldEnv("POD_NAME", "metadata.name"),
@@ -384,66 +389,6 @@ func cpuTarget(metrics []any) int32 {
 		}
 	}
 	return 0
-}
-
-// injectorWebhook renders the four webhooks of the default revision, or the two of another. The
-// control plane fills in the caBundle.
-func injectorWebhook(c *Config, service string, labels map[string]string) *admissionv1.MutatingWebhookConfiguration {
-	const ns, obj = "istio-injection", "sidecar.istio.io/inject"
-	rev := first(c.Revision, "default")
-	absent := func(key string) metav1.LabelSelectorRequirement {
-		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpDoesNotExist}
-	}
-	in := func(key string, vs ...string) metav1.LabelSelectorRequirement {
-		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpIn, Values: vs}
-	}
-	notIn := func(key string, vs ...string) metav1.LabelSelectorRequirement {
-		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpNotIn, Values: vs}
-	}
-	sel := func(rs ...metav1.LabelSelectorRequirement) *metav1.LabelSelector {
-		return &metav1.LabelSelector{MatchExpressions: rs}
-	}
-	hook := func(name string, nsSel, objSel *metav1.LabelSelector) admissionv1.MutatingWebhook {
-		return admissionv1.MutatingWebhook{
-			Name: name,
-			ClientConfig: admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{
-				Name: service, Namespace: c.Namespace, Path: ptr.To("/inject"), Port: ptr.To[int32](443),
-			}},
-			Rules: []admissionv1.RuleWithOperations{{
-				Operations: []admissionv1.OperationType{admissionv1.Create},
-				Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
-			}},
-			FailurePolicy:           ptr.To(admissionv1.Fail),
-			SideEffects:             ptr.To(admissionv1.SideEffectClassNone),
-			AdmissionReviewVersions: []string{"v1"},
-			NamespaceSelector:       nsSel,
-			ObjectSelector:          objSel,
-		}
-	}
-	w := &admissionv1.MutatingWebhookConfiguration{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "MutatingWebhookConfiguration"},
-		ObjectMeta: meta("istio-sidecar-injector"+suffix(c.Revision), "", "pilot", labels),
-		Webhooks: []admissionv1.MutatingWebhook{
-			hook("rev.namespace.sidecar-injector.istio.io",
-				sel(in("istio.io/rev", rev), absent(ns)), sel(notIn(obj, "false"))),
-			hook("rev.object.sidecar-injector.istio.io",
-				sel(absent("istio.io/rev"), absent(ns)), sel(notIn(obj, "false"), in("istio.io/rev", rev))),
-		},
-	}
-	if suffix(c.Revision) != "" {
-		return w
-	}
-	w.Webhooks = append(w.Webhooks,
-		hook("namespace.sidecar-injector.istio.io",
-			sel(in(ns, "enabled")), sel(notIn(obj, "false"))),
-		hook("object.sidecar-injector.istio.io",
-			sel(absent(ns), absent("istio.io/rev")), sel(in(obj, "true"), absent("istio.io/rev"))))
-	if c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault {
-		w.Webhooks = append(w.Webhooks, hook("auto.sidecar-injector.istio.io",
-			sel(absent(ns), absent("istio.io/rev"), notIn("kubernetes.io/metadata.name", "kube-system", "kube-public", "kube-node-lease", "local-path-storage")),
-			sel(absent(obj), absent("istio.io/rev"))))
-	}
-	return w
 }
 
 func quantities(cpu, memory string) corev1.ResourceList {

@@ -40,6 +40,9 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 	if err := c.checkNetwork(ctx, m); err != nil {
 		return nil, err
 	}
+	if err := c.yieldToTag(ctx, p); err != nil {
+		return nil, err
+	}
 	var foreign []string
 	for _, part := range m.Parts {
 		for i, o := range part.Objects {
@@ -70,6 +73,9 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 					return nil, err
 				}
 			}
+			if owner := live.GetLabels()[InstallLabel]; owner != m.Name && owner != "" && o.GetLabels()[InstallLabel] != "" {
+				p.Notes = append(p.Notes, fmt.Sprintf("%s goes over from installation %s to %s", r, owner, m.Name))
+			}
 			then, err := c.apply(ctx, o, true)
 			if err != nil {
 				return nil, err
@@ -92,6 +98,29 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 		return nil, fmt.Errorf("the cluster has objects of the same names that Carrick did not make: %s; remove the other installation first, or take it over with --adopt", strings.Join(foreign, ", "))
 	}
 	return p, c.planRemovals(ctx, p)
+}
+
+// LeaveOthers takes out of a manifest what another install wrote last, and returns it: an upgrade does
+// not take back what went over to another revision.
+func (c *Cluster) LeaveOthers(ctx context.Context, m *Manifest) (left []Ref, err error) {
+	for i := range m.Parts {
+		m.Parts[i].Objects = slices.DeleteFunc(m.Parts[i].Objects, func(o *unstructured.Unstructured) bool {
+			if err != nil || o.GetLabels()[InstallLabel] == "" {
+				return false
+			}
+			live, e := c.get(ctx, ref(o))
+			if err = e; live == nil {
+				return false
+			}
+			owner := live.GetLabels()[InstallLabel]
+			if !ours(live) || owner == "" || owner == m.Name {
+				return false
+			}
+			left = append(left, ref(o))
+			return true
+		})
+	}
+	return left, err
 }
 
 func ours(o *unstructured.Unstructured) bool { return o.GetLabels()[ManagedBy] == "carrick" }

@@ -111,7 +111,8 @@ func (c *Config) Render() (*Manifest, error) {
 	return m, nil
 }
 
-// label marks every object as the install's. CRDs and namespaces belong to no single install.
+// label marks every object as the install's. CRDs and the rest of the base, which all control planes
+// of a cluster share, and namespaces belong to no single install.
 func (m *Manifest) label() {
 	for _, o := range m.Objects() {
 		l := o.GetLabels()
@@ -122,7 +123,7 @@ func (m *Manifest) label() {
 			continue
 		}
 		l[ManagedBy] = "carrick"
-		if o.GetKind() != "CustomResourceDefinition" {
+		if o.GetKind() != "CustomResourceDefinition" && l[ComponentLabel] != baseComponent {
 			l[InstallLabel] = m.Name
 			l[OwningResource] = m.Name
 		}

@@ -33,8 +33,11 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 		return slices.Contains(rm.Installs, install)
 	}
 	found := map[Ref]bool{}
+	// What control planes share goes with the last of them.
+	last := len(rm.Installs) == 0 || slices.ContainsFunc(rm.Installs, IsControlPlane)
 	for _, s := range states {
 		if !wanted(s.Name) {
+			last = last && !IsControlPlane(s.Name)
 			continue
 		}
 		for _, r := range s.Inventory {
@@ -47,9 +50,9 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 			}
 		}
 	}
-	crd := "base"
-	if len(rm.Installs) > 0 && !slices.Contains(rm.Installs, ControlPlane) {
-		crd = ""
+	crd := ""
+	if last {
+		crd = baseComponent
 	}
 	if slices.Contains(rm.Installs, LBName) {
 		crd = "lb"
@@ -73,7 +76,8 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 				if rm.Purge && o.GetLabels()[ComponentLabel] == crd {
 					found[r] = true
 				}
-			} else if install := o.GetLabels()[InstallLabel]; install != "" && wanted(install) {
+			} else if install := o.GetLabels()[InstallLabel]; install != "" && wanted(install) ||
+				install == "" && last && o.GetLabels()[ComponentLabel] == baseComponent {
 				found[r] = true
 			}
 		}
@@ -82,7 +86,7 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 	for r := range found {
 		refs = append(refs, r)
 	}
-	if rm.Purge && crd == "base" {
+	if rm.Purge && last {
 		own, err := c.ownMade(ctx)
 		if err != nil {
 			return nil, err
@@ -149,6 +153,11 @@ func (c *Cluster) Uninstall(ctx context.Context, refs []Ref, timeout time.Durati
 	if err := c.waitGone(ctx, refs, rep.Progress); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(refs, func(r Ref) bool { return r.Name == tagWebhookName(DefaultRevision) }) {
+		if err := c.reactivate(ctx); err != nil {
+			return err
+		}
+	}
 	rep.Done("Uninstall complete")
 	return nil
 }
@@ -180,8 +189,7 @@ func (c *Cluster) delete(ctx context.Context, r Ref) error {
 
 // waitGone waits until objects, which are deleted after what they own, are no more.
 func (c *Cluster) waitGone(ctx context.Context, refs []Ref, progress func(string)) error {
-	tick := time.NewTicker(300 * time.Millisecond)
-	defer tick.Stop()
+	pause := shortest
 	for {
 		var left []string
 		for _, r := range refs {
@@ -200,7 +208,8 @@ func (c *Cluster) waitGone(ctx context.Context, refs []Ref, progress func(string
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("still ending: %s", strings.Join(left, ", "))
-		case <-tick.C:
+		case <-time.After(pause):
+			pause = min(2*pause, longest)
 		}
 	}
 }

@@ -16,10 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 )
 
+// How long to wait until looking again, at first and at last.
+const (
+	shortest = 50 * time.Millisecond
+	longest  = 500 * time.Millisecond
+)
+
 // wait returns when all objects do what they were made for, or with the reasons why they do not.
 func (c *Cluster) wait(ctx context.Context, part string, objs []*unstructured.Unstructured, timeout time.Duration, progress func(string)) error {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
+	pause := shortest
 	var reasons []string
 	for {
 		var left []*unstructured.Unstructured
@@ -54,7 +59,8 @@ func (c *Cluster) wait(ctx context.Context, part string, objs []*unstructured.Un
 				return fmt.Errorf("%s did not become ready in %v: %s", part, timeout, strings.Join(reasons, "; "))
 			}
 			return ctx.Err()
-		case <-tick.C:
+		case <-time.After(pause):
+			pause = min(2*pause, longest)
 		}
 	}
 }

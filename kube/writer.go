@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	admission "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,7 +42,8 @@ var ignored = map[string]bool{"kube-system": true, "kube-public": true, "kube-no
 
 // Writer writes to the own cluster what the control plane has decided: the roots into every
 // namespace, the webhooks' caBundle, and what is wrong with objects. Of several replicas, one
-// writes: the holder of a Lease.
+// writes: the holder of a Lease. What all revisions would write alike, only one of all writes; the
+// caBundle of a revision's webhooks is a matter of its own replicas.
 type Writer struct {
 	client    *Client
 	cluster   string
@@ -49,7 +51,7 @@ type Writer struct {
 	identity  string
 	revision  string
 	log       *slog.Logger
-	poke      chan struct{}
+	poke      [2]chan struct{} // of those who may lead: shared, hooks
 
 	mu       sync.Mutex
 	roots    string
@@ -65,7 +67,8 @@ func NewWriter(c *Client, cluster, namespace, identity, revision string, log *sl
 	if revision == "default" {
 		revision = ""
 	}
-	return &Writer{client: c, cluster: cluster, namespace: namespace, identity: identity, revision: revision, log: log, poke: make(chan struct{}, 1)}
+	return &Writer{client: c, cluster: cluster, namespace: namespace, identity: identity, revision: revision, log: log,
+		poke: [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}}
 }
 
 // SetRoots says what the roots are, in PEM.
@@ -91,9 +94,11 @@ func (w *Writer) SetFindings(all map[mesh.Key][]mesh.Finding) {
 }
 
 func (w *Writer) stir() {
-	select {
-	case w.poke <- struct{}{}:
-	default:
+	for _, c := range w.poke {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -104,11 +109,19 @@ func (w *Writer) suffixed(name string) string {
 	return name + "-" + w.revision
 }
 
-// Run takes part in the election until ctx ends, and writes while it leads.
+// Run takes part in the elections until ctx ends, and writes while it leads.
 func (w *Writer) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, logr.Discard())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.elect(ctx, "istio-namespace-controller-election", w.leadShared) })
+	g.Go(func() error { return w.elect(ctx, w.suffixed("istio-leader"), w.leadHooks) })
+	return g.Wait()
+}
+
+// elect calls lead whenever this replica holds the lease, with a context that ends with that.
+func (w *Writer) elect(ctx context.Context, lease string, lead func(context.Context)) error {
 	lock := &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Namespace: w.namespace, Name: w.suffixed("istio-leader")},
+		LeaseMeta:  metav1.ObjectMeta{Namespace: w.namespace, Name: lease},
 		Client:     w.client.kube.CoordinationV1(),
 		LockConfig: resourcelock.ResourceLockConfig{Identity: w.identity},
 	}
@@ -116,12 +129,13 @@ func (w *Writer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Lock: lock, LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
-			ReleaseOnCancel: true, Name: lock.LeaseMeta.Name,
+			ReleaseOnCancel: true, Name: lease,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(ctx context.Context) {
 					leading.Lock()
 					defer leading.Unlock()
-					w.lead(ctx)
+					w.log.Info("this replica writes to the cluster", "lease", lease)
+					lead(ctx)
 				},
 				OnStoppedLeading: func() {},
 			},
@@ -136,57 +150,68 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
-// lead writes until ctx ends.
-func (w *Writer) lead(ctx context.Context) {
-	w.log.Info("this replica writes to the cluster", "lease", w.suffixed("istio-leader"))
+// leadShared writes the roots into every namespace, and findings, until ctx ends.
+func (w *Writer) leadShared(ctx context.Context) {
 	w.told = nil
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	follow := func(name string, sample runtime.Object, lw cache.ListerWatcher) *followed {
-		f := &followed{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: w.stir}
-		wg.Go(func() {
-			quiet := logr.Discard()
-			cache.NewReflectorWithOptions(lw, sample, f, cache.ReflectorOptions{Name: name, Logger: &quiet,
-				Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 4, Cap: 8 * time.Second}}).RunWithContext(ctx)
-		})
-		return f
-	}
 	spaces := w.client.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
 	configs := w.client.kube.CoreV1().ConfigMaps("")
+	namespaces := w.follow(ctx, &wg, "namespaces", &metav1.PartialObjectMetadata{}, listWatch(spaces.List, spaces.Watch, ""))
+	roots := w.follow(ctx, &wg, "roots", &corev1.ConfigMap{}, listWatch(configs.List, configs.Watch, "metadata.name="+RootsConfigMap))
+	w.whenever(ctx, w.poke[0], func(pem string, findings map[mesh.Key][]mesh.Finding) (failed bool) {
+		if pem != "" && namespaces.listed() && roots.listed() {
+			failed = w.writeRoots(ctx, pem, namespaces, roots)
+		}
+		if findings != nil {
+			failed = w.writeFindings(ctx, findings) || failed
+		}
+		return failed
+	})
+}
+
+// leadHooks writes the caBundle of this revision's webhooks until ctx ends.
+func (w *Writer) leadHooks(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	hooks := w.client.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	namespaces := follow("namespaces", &metav1.PartialObjectMetadata{}, listWatch(spaces.List, spaces.Watch, ""))
-	roots := follow("roots", &corev1.ConfigMap{}, listWatch(configs.List, configs.Watch, "metadata.name="+RootsConfigMap))
-	webhooks := follow("webhooks", &admission.MutatingWebhookConfiguration{}, listWatch(hooks.List, hooks.Watch, ""))
+	webhooks := w.follow(ctx, &wg, "webhooks", &admission.MutatingWebhookConfiguration{}, listWatch(hooks.List, hooks.Watch, ""))
+	w.whenever(ctx, w.poke[1], func(pem string, _ map[mesh.Key][]mesh.Finding) bool {
+		return pem != "" && webhooks.listed() && w.writeBundles(ctx, pem, webhooks)
+	})
+}
+
+// whenever calls write when it is poked, and again after a while, sooner if something failed,
+// until ctx ends.
+func (w *Writer) whenever(ctx context.Context, poke <-chan struct{}, write func(pem string, findings map[mesh.Key][]mesh.Finding) (failed bool)) {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.poke:
+		case <-poke:
 		case <-again.C:
 		}
 		w.mu.Lock()
 		pem, findings := w.roots, w.findings
 		w.mu.Unlock()
-		failed := false
-		if pem != "" {
-			if namespaces.listed() && roots.listed() {
-				failed = w.writeRoots(ctx, pem, namespaces, roots) || failed
-			}
-			if webhooks.listed() {
-				failed = w.writeBundles(ctx, pem, webhooks) || failed
-			}
-		}
-		if findings != nil {
-			failed = w.writeFindings(ctx, findings) || failed
-		}
 		wait := time.Minute
-		if failed {
+		if write(pem, findings) {
 			wait = 3 * time.Second
 		}
 		again.Reset(wait)
 	}
+}
+
+func (w *Writer) follow(ctx context.Context, wg *sync.WaitGroup, name string, sample runtime.Object, lw cache.ListerWatcher) *followed {
+	f := &followed{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: w.stir}
+	wg.Go(func() {
+		quiet := logr.Discard()
+		cache.NewReflectorWithOptions(lw, sample, f, cache.ReflectorOptions{Name: name, Logger: &quiet,
+			Backoff: &wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.5, Steps: 4, Cap: 8 * time.Second}}).RunWithContext(ctx)
+	})
+	return f
 }
 
 // followed is a store that tells of changes.

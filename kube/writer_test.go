@@ -1,11 +1,20 @@
 package kube
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"strings"
 	"testing"
+	"time"
 
+	admission "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -94,4 +103,59 @@ func TestWriter(t *testing.T) {
 	if h := *lease.Spec.HolderIdentity; !strings.HasPrefix(h, "istiod-") {
 		t.Errorf("leader %q", h)
 	}
+}
+
+// TestWriterRevisions: what revisions share has one writer, and each fills in its own webhooks and
+// those of its tags.
+func TestWriterRevisions(t *testing.T) {
+	s := kubetest.Start(t)
+	createNamespace(t, s, "istio-system", nil)
+	hook := func(name, service, rev string) {
+		none := admission.SideEffectClassNone
+		must(s.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(t.Context(), &admission.MutatingWebhookConfiguration{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"istio.io/rev": rev}},
+			Webhooks: []admission.MutatingWebhook{{Name: "x.sidecar-injector.istio.io", SideEffects: &none, AdmissionReviewVersions: []string{"v1"},
+				ClientConfig: admission.WebhookClientConfig{Service: &admission.ServiceReference{Name: service, Namespace: "istio-system"}}}},
+		}, metav1.CreateOptions{}))(t)
+	}
+	hook("istio-sidecar-injector", "istiod", "default")
+	hook("istio-sidecar-injector-canary", "istiod-canary", "canary")
+	hook("istio-revision-tag-prod", "istiod-canary", "canary")
+	c := must(Connect(s.Config))(t)
+	// One bundle for each revision, to see who wrote; there is one CA in truth.
+	bundles := map[string]string{"default": testBundle(t, "default"), "canary": testBundle(t, "canary")}
+	for rev, pem := range bundles {
+		w := NewWriter(c, "c", "istio-system", "istiod-"+rev, rev, slog.New(slog.DiscardHandler))
+		run(t, w.Run)
+		w.SetRoots(pem)
+	}
+	bundle := func(name string) string {
+		h := must(s.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), name, metav1.GetOptions{}))(t)
+		return string(h.Webhooks[0].ClientConfig.CABundle)
+	}
+	for name, rev := range map[string]string{"istio-sidecar-injector": "default", "istio-sidecar-injector-canary": "canary", "istio-revision-tag-prod": "canary"} {
+		eventually(t, name+" has the bundle of revision "+rev, func() bool { return bundle(name) == bundles[rev] })
+	}
+	var first *corev1.ConfigMap
+	eventually(t, "the roots", func() (ok bool) {
+		var err error
+		first, err = s.Client.CoreV1().ConfigMaps("default").Get(t.Context(), RootsConfigMap, metav1.GetOptions{})
+		return err == nil
+	})
+	// Two writers would undo each other's work at once, again and again; one leaves it alone.
+	createNamespace(t, s, "later", nil)
+	eventually(t, "the roots of another namespace", func() bool {
+		m, err := s.Client.CoreV1().ConfigMaps("later").Get(t.Context(), RootsConfigMap, metav1.GetOptions{})
+		return err == nil && m.Data[RootsKey] == first.Data[RootsKey]
+	})
+	if again := must(s.Client.CoreV1().ConfigMaps("default").Get(t.Context(), RootsConfigMap, metav1.GetOptions{}))(t); again.ResourceVersion != first.ResourceVersion {
+		t.Error("the roots were written twice")
+	}
+}
+
+func testBundle(t *testing.T, name string) string {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key))(t)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

@@ -28,6 +28,8 @@ type Config struct {
 	networks *meshconfig.MeshNetworks
 	local    []string // host patterns that stay in their cluster
 	shared   []string // exceptions from them
+
+	controlPlanes string // ending of the hosts of control planes
 }
 
 func newConfig(m *MeshConfig, s Settings) *Config {
@@ -45,6 +47,7 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
 	c.IngressClass = cmp.Or(spec.GetIngressClass(), "istio")
 	c.LocalityLB, c.Retry = spec.GetLocalityLbSetting(), spec.GetDefaultHttpRetryPolicy()
+	c.controlPlanes = "." + s.SystemNamespace + ".svc." + s.Domain
 	c.local = []string{
 		"*.kube-system.svc." + s.Domain,
 		"kubernetes.default.svc." + s.Domain,
@@ -63,6 +66,9 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 // clusterLocal reports whether a host's endpoints stay in their cluster.
 func (c *Config) clusterLocal(host string) bool {
 	is := func(pattern string) bool { return MatchHost(pattern, host) }
+	if name, own := strings.CutSuffix(host, c.controlPlanes); own && strings.HasPrefix(name, "istiod-") {
+		return true // of a revision
+	}
 	return slices.ContainsFunc(c.local, is) && !slices.ContainsFunc(c.shared, func(p string) bool { return p == host })
 }
 

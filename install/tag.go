@@ -1,0 +1,245 @@
+package install
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Labels of a tag's webhooks, as istioctl writes them.
+const (
+	tagLabel = "istio.io/tag"
+	revLabel = "istio.io/rev"
+)
+
+// Tag is a name that stands for a revision: namespaces and pods labelled istio.io/rev=NAME are
+// injected by that revision's control plane. The tag "default" also stands for
+// istio-injection=enabled.
+type Tag struct {
+	Name       string   `json:"tag"`
+	Revision   string   `json:"revision"`
+	Webhook    string   `json:"webhook"`
+	Namespaces []string `json:"namespaces"` // that the name is a label of, in order
+}
+
+func tagWebhookName(tag string) string { return "istio-revision-tag-" + tag }
+
+func injectorName(revision string) string { return "istio-sidecar-injector" + suffix(revision) }
+
+func webhookRef(name string) Ref {
+	return Ref{"admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "", name}
+}
+
+// TagWebhook renders the webhooks that make a name stand for a revision whose control plane is in
+// namespace.
+func TagWebhook(tag, revision, namespace string) (*unstructured.Unstructured, error) {
+	for field, name := range map[string]string{"the tag": tag, "the revision": revision} {
+		if errs := validation.IsDNS1123Label(name); len(errs) > 0 {
+			return nil, fmt.Errorf("%s: %q is not a name: %s", field, name, errs[0])
+		}
+	}
+	w := injectorWebhook(webhookConfig{
+		name: tagWebhookName(tag), service: "istiod" + suffix(revision), namespace: namespace, selects: tag,
+		meta: meta("", "", "tag", map[string]string{"app": "sidecar-injector", revLabel: revision, tagLabel: tag}),
+	})
+	o, err := object(w)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{Name: ControlPlaneName(revision), Parts: []Part{{"Tag", []*unstructured.Unstructured{o}}}}
+	m.label() // it goes when its revision is uninstalled
+	return o, nil
+}
+
+// Tags returns the tags of the cluster, by name.
+func (c *Cluster) Tags(ctx context.Context) ([]Tag, error) {
+	hooks, err := c.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{LabelSelector: tagLabel})
+	if err != nil {
+		return nil, fmt.Errorf("listing webhooks: %w", err)
+	}
+	spaces, err := c.Kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing namespaces: %w", err)
+	}
+	tags := []Tag{}
+	for _, h := range hooks.Items {
+		t := Tag{Name: h.Labels[tagLabel], Revision: h.Labels[revLabel], Webhook: h.Name, Namespaces: []string{}}
+		for _, ns := range spaces.Items {
+			enabled := ns.Labels["istio-injection"]
+			if enabled == "" && ns.Labels[revLabel] == t.Name || enabled == "enabled" && t.Name == DefaultRevision {
+				t.Namespaces = append(t.Namespaces, ns.Name)
+			}
+		}
+		tags = append(tags, t)
+	}
+	slices.SortFunc(tags, func(a, b Tag) int { return strings.Compare(a.Name, b.Name) })
+	return tags, nil
+}
+
+// Revisions returns the revisions of the control planes that are installed, "default" first.
+func (c *Cluster) Revisions(ctx context.Context) (revisions []string, err error) {
+	states, err := c.States(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range states {
+		if IsControlPlane(s.Name) {
+			revisions = append(revisions, s.Revision())
+		}
+	}
+	slices.SortFunc(revisions, func(a, b string) int { return strings.Compare(suffix(a), suffix(b)) })
+	return revisions, nil
+}
+
+// Revision returns the revision of an install that is a control plane.
+func (s *State) Revision() string {
+	return first(strings.TrimPrefix(strings.TrimPrefix(s.Name, ControlPlane), "-"), DefaultRevision)
+}
+
+// SetTag makes a tag stand for a revision, and returns what it stood for before, "" if it is new.
+// It waits until the webhooks are ready, for their pods are refused until then.
+func (c *Cluster) SetTag(ctx context.Context, tag, revision, namespace string, overwrite bool) (before string, err error) {
+	revisions, err := c.Revisions(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(revisions, revision) {
+		return "", fmt.Errorf("revision %s is not installed; there are: %s; install it: carrick install --revision %[1]s", revision, strings.Join(revisions, ", "))
+	}
+	if tag != DefaultRevision && slices.Contains(revisions, tag) {
+		return "", fmt.Errorf("%s is the name of a revision, which a tag may not have; choose another", tag)
+	}
+	if tag == DefaultRevision && revision == DefaultRevision {
+		return "", fmt.Errorf("without a tag of that name, default is the revision default already; take the tag away: carrick tag remove default")
+	}
+	tags, err := c.Tags(ctx)
+	if err != nil {
+		return "", err
+	}
+	if i := slices.IndexFunc(tags, func(t Tag) bool { return t.Name == tag }); i >= 0 {
+		if before = tags[i].Revision; before != revision && !overwrite {
+			return before, fmt.Errorf("tag %s stands for revision %s; give --overwrite to make it stand for %s", tag, before, revision)
+		}
+	}
+	o, err := TagWebhook(tag, revision, namespace)
+	if err != nil {
+		return before, err
+	}
+	if err := c.copyBundle(ctx, o, injectorName(revision)); err != nil {
+		return before, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := c.apply(ctx, o, false); err != nil {
+		return before, err
+	}
+	if err := c.wait(ctx, "Tag "+tag, []*unstructured.Unstructured{o}, time.Minute, func(string) {}); err != nil {
+		return before, err
+	}
+	if tag != DefaultRevision {
+		return before, nil
+	}
+	// Two webhooks for one pod: the default revision's yields.
+	own, err := c.defaultWebhook(ctx)
+	if err != nil || own == nil {
+		return before, err
+	}
+	deactivate(own)
+	_, err = c.apply(ctx, own, false)
+	return before, err
+}
+
+// copyBundle gives webhooks the caBundle that those of a revision have, if they have one.
+func (c *Cluster) copyBundle(ctx context.Context, o *unstructured.Unstructured, from string) error {
+	w, err := c.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, from, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && len(w.Webhooks) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading MutatingWebhookConfiguration %s: %w", from, err)
+	}
+	bundle := w.Webhooks[0].ClientConfig.CABundle
+	hooks, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
+	for _, h := range hooks {
+		if m, ok := h.(map[string]any); ok && len(bundle) > 0 {
+			if err := unstructured.SetNestedField(m, base64.StdEncoding.EncodeToString(bundle), "clientConfig", "caBundle"); err != nil {
+				return err
+			}
+		}
+	}
+	o.Object["webhooks"] = hooks
+	return nil
+}
+
+// RemoveTag takes a tag away. Pods that it injected run on.
+func (c *Cluster) RemoveTag(ctx context.Context, tag string) error {
+	if err := c.delete(ctx, webhookRef(tagWebhookName(tag))); err != nil {
+		return err
+	}
+	if tag != DefaultRevision {
+		return nil
+	}
+	return c.reactivate(ctx)
+}
+
+// reactivate gives the default revision its webhooks back, if it is installed.
+func (c *Cluster) reactivate(ctx context.Context) error {
+	o, err := c.defaultWebhook(ctx)
+	if err != nil || o == nil {
+		return err
+	}
+	_, err = c.apply(ctx, o, false)
+	return err
+}
+
+// defaultWebhook renders the webhooks of the default revision; nil if it is not installed.
+func (c *Cluster) defaultWebhook(ctx context.Context) (*unstructured.Unstructured, error) {
+	states, err := c.States(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range states {
+		if s.Name != ControlPlane {
+			continue
+		}
+		cfg, err := s.Config(s.Version)
+		if err != nil {
+			return nil, err
+		}
+		m, err := cfg.Render()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range m.Objects() {
+			if ref(o) == webhookRef(injectorName("")) {
+				return o, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// yieldToTag keeps an install of the default revision from taking back what the tag default gave
+// to another.
+func (c *Cluster) yieldToTag(ctx context.Context, p *Plan) error {
+	for _, o := range p.Manifest.Objects() {
+		if ref(o) != webhookRef(injectorName("")) {
+			continue
+		}
+		tag, err := c.get(ctx, webhookRef(tagWebhookName(DefaultRevision)))
+		if err != nil || tag == nil {
+			return err
+		}
+		deactivate(o)
+		p.Notes = append(p.Notes, fmt.Sprintf("pods of istio-injection=enabled are injected by revision %s, for which the tag default stands", tag.GetLabels()[revLabel]))
+	}
+	return nil
+}
