@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -101,13 +100,15 @@ func (a *app) tagList() *cobra.Command {
 		Short:   "Lists the tags, their revisions, and the namespaces that follow them",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.target.each(cmd, everywhere, func(c *cluster) error {
-				tags, err := c.Tags(cmd.Context())
-				if err != nil {
-					return c.wrong(err)
-				}
-				return printTags(cmd, tags, output)
-			})
+			if err := checkOutput(output, "table", "json", "yaml", ""); err != nil {
+				return err
+			}
+			return survey(&a.target, cmd, everywhere, output,
+				func(c *cluster) ([]install.Tag, error) {
+					tags, err := c.Tags(cmd.Context())
+					return tags, c.wrong(err)
+				},
+				func(tags []install.Tag) error { return printTags(cmd, tags) })
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
@@ -115,23 +116,8 @@ func (a *app) tagList() *cobra.Command {
 	return cmd
 }
 
-func printTags(cmd *cobra.Command, tags []install.Tag, output string) error {
+func printTags(cmd *cobra.Command, tags []install.Tag) error {
 	out := cmd.OutOrStdout()
-	switch output {
-	case "json", "yaml":
-		b, err := json.MarshalIndent(tags, "", "  ")
-		if err == nil && output == "yaml" {
-			b, err = yaml.JSONToYAML(b)
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(out, strings.TrimSpace(string(b)))
-		return nil
-	case "table", "":
-	default:
-		return usagef("-o %s: is not table, json or yaml", output)
-	}
 	if len(tags) == 0 {
 		fmt.Fprintln(out, "There are no tags; make one: carrick tag set TAG --revision REVISION")
 		return nil
