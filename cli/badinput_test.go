@@ -89,7 +89,7 @@ var verbs = map[string]asked{
 	"eastwest":               {"--network n1 --install -y", true, []bad{{"", "no control plane is installed in namespace istio-system"}}},
 	"kube-inject":            {"-f {dir}/good.yaml", true, []bad{{"", "-f"}, {"-f {dir}/none.yaml", "check the name"}}},
 	"mesh apply":             {"-y -f {dir}/mesh.yaml", true, []bad{{"", "-f FILE is missing"}, {"-y -f {dir}/half.yaml", "half.yaml: is no mesh file"}, {"-y -f {dir}/pod.yaml", "pod.yaml"}, {"-f {dir}/mesh.yaml", "give -y"}, {"-y -f {dir}/empty.yaml", "meshID is missing"}}},
-	"mesh check":             {"", true, []bad{{"--requests 0", "--requests 0"}}},
+	"mesh check":             {"", true, []bad{{"--requests -1", "--requests -1"}, {"--requests 0 --url http://x", "--requests 0"}, {"-o xml", "-o xml"}}},
 	"mesh kubeconfig merge":  {"{dir}/kubeconfig --names x", false, []bad{{"{dir}/none --names x", "none: no such file or directory"}, {"{dir}/kubeconfig", "--names has 0 names for 1 files"}, {"{dir}/half.yaml --names x", "half.yaml"}, {"{dir}/good.yaml --names x", "good.yaml"}}},
 	"explain":                {"-f {dir}/log.txt", true, []bad{{"--offline -f {dir}/log.txt", "no access-log line came"}, {"--offline -f {dir}/none", "check the name"}}},
 	"trace":                  {"x.y http://h.n:80/", true, []bad{{"x.y h.n:80", "is not a URL"}, {"x.y http://h.n/ -o xml", "-o xml"}}},

@@ -472,7 +472,7 @@ func (c *cluster) exec(ctx context.Context, namespace, pod, container string, co
 	}
 	var stdout, stderr bytes.Buffer
 	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
-		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()+stdout.String()))
+		return stdout.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()+stdout.String()))
 	}
 	return stdout.String(), nil
 }

@@ -30,6 +30,8 @@ const usage = `carrick-proxy runs beside a workload of the mesh.
   carrick-proxy init [flags]                   redirect the pod's TCP connections to the proxy
   carrick-proxy envoy -c FILE [flags]          run the built-in proxy from an Envoy bootstrap
   carrick-proxy request METHOD PATH [BODY]     ask the proxy's admin port
+  carrick-proxy fetch [flags] URL              send requests as a workload would
+  carrick-proxy echo HOST:PORT TEXT            answer HTTP requests with a text
   carrick-proxy wait [flags]                   return when the proxy is ready
   carrick-proxy version                        print the version
 
@@ -52,7 +54,7 @@ var errUsage = errors.New("wrong command line")
 func verbs() map[string]verb {
 	return map[string]verb{
 		"proxy": runProxy, "init": runInit, "istio-iptables": runInit, "envoy": runEnvoy,
-		"request": runRequest, "wait": runWait, "version": runVersion,
+		"request": runRequest, "fetch": runFetch, "echo": runEcho, "wait": runWait, "version": runVersion,
 	}
 }
 
