@@ -1,9 +1,8 @@
 package cli
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -16,9 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/client-go/util/exec"
 )
 
 // traced is what trace found out, as -o json and yaml print it.
@@ -49,29 +45,42 @@ type tracer struct {
 	id    string
 	began time.Time
 	wait  time.Duration
+
+	host      string // Host header; "" is the URL's
+	ephemeral bool   // may add a container to a pod
 }
+
+// authority is the request's Host header.
+func (t *tracer) authority() string { return cmp.Or(t.host, t.url.Host) }
 
 func (a *app) trace() *cobra.Command {
 	var contexts []string
-	var container, output string
+	var container, output, host string
+	var ephemeral bool
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use:   "trace POD.NAMESPACE URL",
-		Short: "Sends one request from a pod and prints its hops",
-		Long: `Sends one request by curl from a container of the pod, and finds it again in the logs of the proxies on
-its way, by its request id, also in the other clusters of the kubeconfig. For each hop it prints addresses,
-identity, listener, route and cluster names, the endpoint that was chosen, and a verdict; and how far the
-clocks differ. Where the access log is off, or the pod has no curl, it says what the proxy's configuration
-would do. The exit code is 1 if the request failed.`,
-		Example: `  carrick trace deploy/sleep.sample http://helloworld.sample:5000/hello --context=cluster1`,
-		Args:    cobra.ExactArgs(2),
+		Use:   "trace [POD.NAMESPACE] URL",
+		Short: "Sends one request, from a pod or from here, and prints its hops",
+		Long: `Sends one request from a pod and finds it again in the logs of the proxies on its way, by its request id,
+also in the other clusters of the kubeconfig. For each hop it prints addresses, identity, listener, route
+and cluster names, the endpoint that was chosen, and a verdict; and how far the clocks differ. Where the
+access log is off it says what the proxy's configuration would do. The exit code is 1 if the request failed.
+
+The request is sent by curl of the pod's own container, or, where that has none, by an ephemeral container
+that may do nothing else; Kubernetes keeps it listed in the pod until the pod goes (--ephemeral=false: send
+nothing, and say what the configuration would do). Without a pod the request is sent from this machine, to
+a gateway.`,
+		Example: `  carrick trace deploy/sleep.sample http://helloworld.sample:5000/hello --context=cluster1
+  carrick trace http://10.10.50.75/productpage --context=cluster1`,
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			u, err := url.Parse(args[1])
+			target := args[len(args)-1]
+			u, err := url.Parse(target)
 			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-				return usagef("%q is not a URL with a host: want http://helloworld.sample:5000/hello", args[1])
+				return usagef("%q is not a URL with a host: want http://helloworld.sample:5000/hello", target)
 			}
-			if output != "" && output != "json" && output != "yaml" {
-				return usagef("-o %s: is not json or yaml", output)
+			if err := checkOutput(output, "", "table", "json", "yaml"); err != nil {
+				return err
 			}
 			c, err := a.target.connect(cmd)
 			if err != nil {
@@ -82,16 +91,23 @@ would do. The exit code is 1 if the request failed.`,
 					return err
 				}
 			}
-			t := &tracer{app: a, url: u, id: uuid.NewString(), began: time.Now(), wait: wait}
+			t := &tracer{app: a, url: u, id: uuid.NewString(), began: time.Now(), wait: wait, host: host, ephemeral: ephemeral}
 			found := &traced{URL: u.String(), RequestID: t.id}
-			namespace, name, err := c.pod(cmd.Context(), args[0])
-			if err != nil {
-				return err
+			var namespace, name string
+			if len(args) == 2 {
+				if namespace, name, err = c.pod(cmd.Context(), args[0]); err != nil {
+					return err
+				}
 			}
 			if err := t.connect(cmd.Context(), c, contexts, found); err != nil {
 				return err
 			}
-			if err := t.run(cmd.Context(), namespace, name, container, found); err != nil {
+			if len(args) == 2 {
+				err = t.run(cmd.Context(), namespace, name, container, found)
+			} else {
+				err = t.runOutside(cmd.Context(), found)
+			}
+			if err != nil {
 				return err
 			}
 			return found.print(cmd.OutOrStdout(), output)
@@ -99,6 +115,8 @@ would do. The exit code is 1 if the request failed.`,
 	}
 	cmd.Flags().StringSliceVar(&contexts, "peers", nil, "contexts to look for the request in (default all of the kubeconfig)")
 	cmd.Flags().StringVar(&container, "container", "", "container to send from (default the first that is not a proxy)")
+	cmd.Flags().StringVar(&host, "host", "", "Host header, where it is not the URL's")
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", true, "send by an ephemeral container where the pod's own has no curl")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	cmd.Flags().DurationVar(&wait, "wait", 12*time.Second, "how long to look for log lines; Envoy writes them up to 10 s late")
 	return cmd
@@ -174,18 +192,28 @@ func (t *tracer) run(ctx context.Context, namespace, name, container string, fou
 		}
 		return t.predict(ctx, source, found)
 	}
-	points, err := t.follow(ctx, source)
+	line, err := here.findLine(ctx, source.Namespace, source.Pod, t.key(), diagnose.Source, t.began, t.wait)
 	if err != nil {
 		return err
 	}
-	if source.Line == nil && !found.OK && source.Dump != nil {
+	source.Line = line
+	if line == nil && !found.OK && source.Dump != nil {
 		found.Notes = append(found.Notes, "the caller's proxy logged no such request, so this is what its configuration says")
 		return t.predict(ctx, source, found)
+	}
+	return t.tell(ctx, here, source, found)
+}
+
+// tell follows a request from the first proxy that it met, which is of a cluster, and says what it finds.
+func (t *tracer) tell(ctx context.Context, here *peer, source *diagnose.Point, found *traced) error {
+	points, err := t.follow(ctx, here, source)
+	if err != nil {
+		return err
 	}
 	for _, p := range points {
 		for _, o := range t.peers {
 			if o.name == p.Cluster {
-				found.Hops = append(found.Hops, p.Hop(t.url.Host, t.place(o)))
+				found.Hops = append(found.Hops, p.Hop(t.authority(), t.place(o)))
 			}
 		}
 	}
@@ -197,38 +225,6 @@ func (t *tracer) run(ctx context.Context, namespace, name, container string, fou
 	}
 	found.judge(source, last)
 	return nil
-}
-
-// send sends the request; false if the container has no curl.
-func (t *tracer) send(ctx context.Context, pod *corev1.Pod, container string, found *traced) (bool, error) {
-	here := t.peers[0]
-	if container == "" {
-		for _, c := range pod.Spec.Containers {
-			if c.Name != "istio-proxy" {
-				container = c.Name
-				break
-			}
-		}
-	}
-	out, err := here.exec(ctx, pod.Namespace, pod.Name, container, "curl", "-sS", "--max-time", "15", "-A", "carrick-trace",
-		"-H", "x-request-id: "+t.id, "-w", "\n%{http_code}", t.url.String())
-	code := new(exec.CodeExitError)
-	switch {
-	case err == nil:
-		i := strings.LastIndexByte(out, '\n')
-		body := strings.TrimSpace(out[:max(i, 0)])
-		found.Body, found.Answer = body[:min(len(body), 200)], strings.TrimSpace(out[i+1:])
-		found.OK = found.Answer < "400"
-		return true, nil
-	case errors.As(err, code) && code.Code < 126: // curl's own: the logs may say more
-		found.Answer = oneLine(err)
-		return true, nil
-	case errors.As(err, code) || strings.Contains(err.Error(), "executable file not found"):
-		found.Answer = "not sent"
-		found.Notes = append(found.Notes, fmt.Sprintf("container %s has no curl, so nothing was sent: trace from a pod that has it, or name another --container", container))
-		return false, nil
-	}
-	return false, here.wrong(fmt.Errorf("sending from container %s of pod %s/%s: %w", container, pod.Namespace, pod.Name, err))
 }
 
 // point notes what is known of a pod, with the configuration of its proxy.
@@ -249,12 +245,11 @@ func (t *tracer) point(ctx context.Context, c *peer, pod *corev1.Pod) *diagnose.
 	return p
 }
 
-// follow finds the request in the logs: the caller's first, then at the place that it names.
-func (t *tracer) follow(ctx context.Context, source *diagnose.Point) ([]*diagnose.Point, error) {
-	var err error
+// follow finds the request in the logs at the place that the source's line names.
+func (t *tracer) follow(ctx context.Context, here *peer, source *diagnose.Point) ([]*diagnose.Point, error) {
 	points := []*diagnose.Point{source}
-	if source.Line, err = t.peers[0].findLine(ctx, source.Namespace, source.Pod, t.id, t.began, t.wait); err != nil || source.Line == nil {
-		return points, err
+	if source.Line == nil {
+		return points, nil
 	}
 	namespace := namespaceOf(source.Line.UpstreamCluster)
 	if _, _, bad := diagnose.Remedy(source.Line); namespace == "" || bad && source.Line.UpstreamHost == "-" {
@@ -264,7 +259,7 @@ func (t *tracer) follow(ctx context.Context, source *diagnose.Point) ([]*diagnos
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		more, whole, err := t.answering(ctx, namespace, source)
+		more, whole, err := t.answering(ctx, here, namespace, source)
 		if err != nil || whole || !time.Now().Before(deadline) {
 			return append(points, more...), err
 		}
@@ -278,8 +273,9 @@ func (t *tracer) follow(ctx context.Context, source *diagnose.Point) ([]*diagnos
 
 // answering looks for the request at the pods of a namespace in every cluster, and for the gateway
 // that it came through. whole is false as long as a line may still come.
-func (t *tracer) answering(ctx context.Context, namespace string, source *diagnose.Point) (points []*diagnose.Point, whole bool, err error) {
+func (t *tracer) answering(ctx context.Context, here *peer, namespace string, source *diagnose.Point) (points []*diagnose.Point, whole bool, err error) {
 	host, _, _ := net.SplitHostPort(source.Line.UpstreamHost)
+	local := strings.HasPrefix(here.at.place(source.Line.UpstreamHost), "pod ") // then no other pod answered
 	for _, c := range t.peers {
 		pods, err := c.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.phase=Running", Limit: 200})
 		if err != nil {
@@ -287,8 +283,11 @@ func (t *tracer) answering(ctx context.Context, namespace string, source *diagno
 		}
 		for i := range pods.Items {
 			pod := &pods.Items[i]
-			chosen := c == t.peers[0] && pod.Status.PodIP == host
-			if pod.Name == source.Pod && pod.Namespace == source.Namespace && c == t.peers[0] {
+			chosen := c == here && pod.Status.PodIP == host
+			if pod.Name == source.Pod && pod.Namespace == source.Namespace && c == here {
+				continue
+			}
+			if local && !chosen {
 				continue
 			}
 			if pod.Labels["security.istio.io/tlsMode"] != "istio" {
@@ -297,7 +296,7 @@ func (t *tracer) answering(ctx context.Context, namespace string, source *diagno
 				}
 				continue
 			}
-			line, err := c.findLine(ctx, pod.Namespace, pod.Name, t.id, t.began, 0)
+			line, err := c.findLine(ctx, pod.Namespace, pod.Name, t.key(), diagnose.Destination, t.began, 0)
 			if err != nil || line == nil {
 				if chosen && len(points) == 0 {
 					points = []*diagnose.Point{t.point(ctx, c, pod)}
@@ -306,7 +305,7 @@ func (t *tracer) answering(ctx context.Context, namespace string, source *diagno
 			}
 			p := t.point(ctx, c, pod)
 			p.Line = line
-			if g := t.gateway(ctx, c, line); g != nil {
+			if g := t.gateway(ctx, c, line); g != nil && (g.Pod != source.Pod || g.Cluster != source.Cluster) {
 				return []*diagnose.Point{g, p}, true, nil
 			}
 			return []*diagnose.Point{p}, true, nil
@@ -332,7 +331,7 @@ func (t *tracer) gateway(ctx context.Context, c *peer, answer *diagnose.Line) *d
 	if !g.Gateway {
 		return nil
 	}
-	line, err := c.findLine(ctx, namespace, pod, " "+answer.DownstreamRemote+" ", t.began.Add(-time.Hour), 0)
+	line, err := c.findLine(ctx, namespace, pod, " "+answer.DownstreamRemote+" ", diagnose.Passthrough, t.began.Add(-time.Hour), 0)
 	if err != nil || line == nil {
 		line = &diagnose.Line{UpstreamHost: answer.DownstreamLocal, UpstreamCluster: answer.ServerName, UpstreamLocal: answer.DownstreamRemote,
 			DownstreamLocal: net.JoinHostPort(p.Status.PodIP, "15443"), ServerName: answer.ServerName}
@@ -375,7 +374,7 @@ func (t *tracer) predict(ctx context.Context, source *diagnose.Point, found *tra
 		}
 		address = net.JoinHostPort(svc.Spec.ClusterIP, port)
 	}
-	way := source.Dump.Way(address, t.url.Host, t.url.Path)
+	way := source.Dump.Way(address, t.authority(), t.url.Path)
 	h := diagnose.Hop{Pod: source.Namespace + "/" + source.Pod, Cluster: here.name, Network: here.network, Role: "caller", Identity: source.Dump.Identity().Name,
 		To: address, Listener: way.Listener, Route: strings.Trim(strings.Join([]string{way.RouteConfig, way.VirtualHost, way.Route}, " / "), " /"), Upstream: way.Cluster}
 	b, err := here.fetch(ctx, source.Namespace, source.Pod, 15000, "clusters?format=json")
@@ -423,9 +422,19 @@ func namespaceOf(clusterName string) string {
 	return ""
 }
 
-// findLine looks in a proxy's log for the access-log line that holds a text; nil if there is none
-// in that time.
-func (c *cluster) findLine(ctx context.Context, namespace, pod, text string, since time.Time, wait time.Duration) (*diagnose.Line, error) {
+// key is the part of the request id by which log lines are looked for: Envoy writes into the 15th
+// character.
+func (t *tracer) key() string {
+	if len(t.id) == 36 {
+		return t.id[15:]
+	}
+	return t.id
+}
+
+// findLine looks in a proxy's log for the access-log line of a side that holds a text; nil if there
+// is none in that time. An application that passes the request's headers on has its proxy log lines of
+// its own requests with the same id.
+func (c *cluster) findLine(ctx context.Context, namespace, pod, text string, side diagnose.Side, since time.Time, wait time.Duration) (*diagnose.Line, error) {
 	deadline := time.Now().Add(wait)
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -438,7 +447,7 @@ func (c *cluster) findLine(ctx context.Context, namespace, pod, text string, sin
 		}
 		for l := range strings.Lines(string(log)) {
 			if strings.Contains(l, text) {
-				if line, err := diagnose.ParseLine(l); err == nil {
+				if line, err := diagnose.ParseLine(l); err == nil && (line.Side() == side || line.Side() == diagnose.Unknown) {
 					return line, nil
 				}
 			}
@@ -452,27 +461,4 @@ func (c *cluster) findLine(ctx context.Context, namespace, pod, text string, sin
 		case <-tick.C:
 		}
 	}
-}
-
-// exec runs a command in a container and returns what it printed.
-func (c *cluster) exec(ctx context.Context, namespace, pod, container string, command ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	req := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", req.URL())
-	if err != nil {
-		return "", err
-	}
-	executor := spdy
-	if ws, err := remotecommand.NewWebSocketExecutor(c.config, "GET", req.URL().String()); err == nil {
-		if both, err := remotecommand.NewFallbackExecutor(ws, spdy, upgradeFailed); err == nil {
-			executor = both
-		}
-	}
-	var stdout, stderr bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}); err != nil {
-		return stdout.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()+stdout.String()))
-	}
-	return stdout.String(), nil
 }

@@ -24,6 +24,8 @@ func (f *traced) judge(source, last *diagnose.Point) {
 		f.Verdict = "the answer was " + f.Answer + ": it is the application's own, the mesh brought it there and back"
 	case last == source:
 		f.Verdict = "answered; the answering side logged nothing: it is outside the mesh, its access log is off, or it is in a cluster that was not asked (--peers)"
+	case source.Gateway && len(f.Hops) < 3:
+		f.Verdict = "answered in " + last.Cluster + ", through the gateway " + source.Namespace + "/" + source.Pod
 	case last.Cluster != source.Cluster:
 		f.Verdict = "answered by " + last.Cluster
 		if len(f.Hops) > 2 {
