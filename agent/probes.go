@@ -56,7 +56,7 @@ func (p *probePort) UnmarshalJSON(b []byte) error {
 }
 
 // ParseProbes reads the JSON of ISTIO_KUBE_APP_PROBERS: paths such as
-// /app-health/CONTAINER/readyz with their probes. Empty is none.
+// /app-health/CONTAINER/readyz and /app-lifecycle/CONTAINER/prestopz with their probes. Empty is none.
 func ParseProbes(s string) (map[string]*Probe, error) {
 	if s == "" {
 		return nil, nil
@@ -66,8 +66,8 @@ func ParseProbes(s string) (map[string]*Probe, error) {
 		return nil, fmt.Errorf("ISTIO_KUBE_APP_PROBERS: %w", err)
 	}
 	for path, p := range m {
-		if !strings.HasPrefix(path, "/app-health/") {
-			return nil, fmt.Errorf("ISTIO_KUBE_APP_PROBERS: %q does not begin with /app-health/", path)
+		if !strings.HasPrefix(path, "/app-health/") && !strings.HasPrefix(path, "/app-lifecycle/") {
+			return nil, fmt.Errorf("ISTIO_KUBE_APP_PROBERS: %q does not begin with /app-health/ or /app-lifecycle/", path)
 		}
 		if p == nil || p.HTTPGet == nil && p.TCPSocket == nil && p.GRPC == nil {
 			return nil, fmt.Errorf("ISTIO_KUBE_APP_PROBERS: %s: none of httpGet, tcpSocket, grpc", path)

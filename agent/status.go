@@ -82,14 +82,16 @@ func (s *statusServer) handler() http.Handler {
 	mux.HandleFunc("GET /stats/prometheus", s.serveMetrics)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("POST /quitquitquit", s.serveQuit)
-	mux.HandleFunc("/app-health/", func(w http.ResponseWriter, r *http.Request) {
-		p := s.probes[r.URL.Path]
-		if p == nil {
-			http.NotFound(w, r)
-			return
-		}
-		s.prober.serve(w, r, p)
-	})
+	for _, prefix := range []string{"/app-health/", "/app-lifecycle/"} {
+		mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
+			p := s.probes[r.URL.Path]
+			if p == nil {
+				http.NotFound(w, r)
+				return
+			}
+			s.prober.serve(w, r, p)
+		})
+	}
 	return mux
 }
 

@@ -64,6 +64,7 @@ func TestProbes(t *testing.T) {
 		"/app-health/slow/readyz":{"httpGet":{"path":"/slow","port":%[1]d},"timeoutSeconds":1},
 		"/app-health/bad/readyz":{"httpGet":{"path":"/other","port":%[1]d}},
 		"/app-health/none/readyz":{"httpGet":{"path":"/","port":%[4]d}},
+		"/app-lifecycle/app/prestopz":{"httpGet":{"path":"/healthz","port":%[1]d},"timeoutSeconds":3600},
 		"/app-health/tcp/startupz":{"tcpSocket":{"port":%[1]d}},
 		"/app-health/notcp/startupz":{"tcpSocket":{"port":%[4]d}},
 		"/app-health/grpc/livez":{"grpc":{"port":%[3]d}},
@@ -95,6 +96,9 @@ func TestProbes(t *testing.T) {
 		if code, body := get("/app-health/" + path); code != want {
 			t.Errorf("%s: %d %s, want %d", path, code, body, want)
 		}
+	}
+	if code, body := get("/app-lifecycle/app/prestopz"); code != 200 {
+		t.Errorf("a hook: %d %s", code, body)
 	}
 	if code, body := get("/app-health/app/livez"); code != 200 || body != "fine" {
 		t.Errorf("%d %q", code, body)

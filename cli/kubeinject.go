@@ -19,7 +19,7 @@ import (
 const maxManifest = 64 << 20
 
 func (a *app) kubeInject() *cobra.Command {
-	var file, output, meshFile, valuesFile, revision string
+	var file, output, meshFile, valuesFile, configFile, revision string
 	var native bool
 	cmd := &cobra.Command{
 		Use:   "kube-inject",
@@ -36,7 +36,7 @@ the cluster, or offline with those of --meshConfigFile and --valuesFile.`,
 			if err != nil {
 				return err
 			}
-			p, err := a.injectParams(cmd, meshFile, valuesFile, revision, native)
+			p, err := a.injectParams(cmd, meshFile, valuesFile, configFile, revision, native)
 			if err != nil {
 				return err
 			}
@@ -56,6 +56,7 @@ the cluster, or offline with those of --meshConfigFile and --valuesFile.`,
 	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write (default standard output)")
 	cmd.Flags().StringVar(&meshFile, "meshConfigFile", "", "MeshConfig, instead of ConfigMap istio")
 	cmd.Flags().StringVar(&valuesFile, "valuesFile", "", "values, instead of ConfigMap istio-sidecar-injector")
+	cmd.Flags().StringVar(&configFile, "injectConfigFile", "", "templates and selectors, instead of key config of ConfigMap istio-sidecar-injector")
 	cmd.Flags().StringVarP(&revision, "revision", "r", "", "revision of the control plane")
 	cmd.Flags().BoolVar(&native, "native-sidecar", false, "offline: the cluster supports native sidecars")
 	return cmd
@@ -63,8 +64,8 @@ the cluster, or offline with those of --meshConfigFile and --valuesFile.`,
 
 // injectParams reads the settings of injection from files, or from the cluster where a file is
 // not given.
-func (a *app) injectParams(cmd *cobra.Command, meshFile, valuesFile, revision string, native bool) (p inject.Params, err error) {
-	var mesh, values []byte
+func (a *app) injectParams(cmd *cobra.Command, meshFile, valuesFile, configFile, revision string, native bool) (p inject.Params, err error) {
+	var mesh, values, config []byte
 	if meshFile != "" {
 		if mesh, err = readFile(cmd, meshFile, install.MaxFile); err != nil {
 			return p, err
@@ -72,6 +73,11 @@ func (a *app) injectParams(cmd *cobra.Command, meshFile, valuesFile, revision st
 	}
 	if valuesFile != "" {
 		if values, err = readFile(cmd, valuesFile, install.MaxFile); err != nil {
+			return p, err
+		}
+	}
+	if configFile != "" {
+		if config, err = readFile(cmd, configFile, install.MaxFile); err != nil {
 			return p, err
 		}
 	}
@@ -104,6 +110,9 @@ func (a *app) injectParams(cmd *cobra.Command, meshFile, valuesFile, revision st
 				return p, err
 			}
 			values = []byte(cm.Data["values"])
+			if configFile == "" {
+				config = []byte(cm.Data["config"])
+			}
 		}
 		if v, err := c.Kube.Discovery().ServerVersion(); err == nil {
 			native = minorOf(v.Minor) >= 29
@@ -120,5 +129,8 @@ func (a *app) injectParams(cmd *cobra.Command, meshFile, valuesFile, revision st
 	if j, err = yaml.YAMLToJSON(values); err != nil || !json.Valid(j) {
 		return p, fmt.Errorf("the values are not understood: %w", err)
 	}
-	return inject.NewParams(mc, j, native)
+	if p, err = inject.NewParams(mc, j, native); err != nil {
+		return p, err
+	}
+	return p.WithConfig(config)
 }

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
 const (
@@ -84,11 +83,12 @@ type status struct {
 	Revision         string   `json:"revision"`
 }
 
-// Inject returns a copy of pod with its proxy, by the template that annotation
-// inject.istio.io/templates names: sidecar (the default) or gateway. A pod that Wanted
-// refuses is returned as it is. The namespace counts where the pod has none yet. A container
-// istio-proxy that the pod brings along is laid over ours, field by field; its image auto
-// stands for ours. Errors name the annotation or field at fault.
+// Inject returns a copy of pod with its proxy, by the templates that annotation
+// inject.istio.io/templates names: sidecar (the default) or gateway, with custom ones laid
+// over it in their order. A pod that Wanted refuses is returned as it is. The namespace counts
+// where the pod has none yet. A container istio-proxy that a custom template has, or at last
+// the pod itself, is laid over ours, field by field; its image auto stands for ours. Errors
+// name the annotation or field at fault.
 func Inject(pod *corev1.Pod, namespace string, p Params) (*corev1.Pod, error) {
 	return injectFor(pod, namespace, workloadOf(pod), p)
 }
@@ -109,12 +109,17 @@ func injectFor(pod *corev1.Pod, namespace string, w Workload, p Params) (*corev1
 	if b.config, err = proxyConfig(p.ProxyConfig, pod.Annotations[annConfig]); err != nil {
 		return nil, fmt.Errorf("annotation %s: %w", annConfig, err)
 	}
-	switch t := strings.TrimSpace(text(pod.Annotations, annTemplates, "sidecar")); t {
-	case "sidecar":
-	case "gateway":
-		b.gateway = true
-	default:
-		return nil, fmt.Errorf("annotation %s: %q: want sidecar or gateway", annTemplates, t)
+	builtIn, custom, err := p.Templates.chosen(pod.Annotations[annTemplates])
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", annTemplates, err)
+	}
+	b.custom = custom
+	if len(builtIn) > 0 {
+		b.role = builtIn[0]
+	}
+	b.gateway = b.role == templateGateway
+	if !b.gateway && b.interception() == "TPROXY" {
+		return nil, fmt.Errorf("interceptionMode TPROXY (annotation %s, or ProxyConfig) is not supported: use REDIRECT; HTTP applications read the client's address in x-forwarded-for", annInterception)
 	}
 	return b.build()
 }
@@ -137,6 +142,20 @@ func (b *builder) build() (*corev1.Pod, error) {
 		own = c
 	}
 	takeContainer(&out.Spec.InitContainers, initContainer)
+	before := out.DeepCopy()
+	if err := b.lay(out); err != nil {
+		return nil, err
+	}
+	st := added(before, out)
+	if st.Revision = b.Revision; st.Revision == "" {
+		st.Revision = "default"
+	}
+	if b.role == "" { // no proxy at all
+		if own != nil {
+			out.Spec.Containers = append(out.Spec.Containers, *own)
+		}
+		return out, writeStatus(out, st)
+	}
 	b.apps, b.own = out.Spec.Containers, own
 
 	proxy, err := b.proxy()
@@ -153,16 +172,20 @@ func (b *builder) build() (*corev1.Pod, error) {
 		}
 	}
 	b.mergePrometheus(out, &proxy)
+	overlays := b.overProxy
 	if own != nil {
-		if proxy, err = overlayContainer(proxy, *own); err != nil {
-			return nil, err
+		c := *own
+		if c.Image == imageAuto {
+			c.Image = ""
 		}
+		overlays = append(overlays, c)
 	}
-	st := status{Revision: b.Revision}
-	if st.Revision == "" {
-		st.Revision = "default"
+	if err := overlayContainer(&proxy, overlays); err != nil {
+		return nil, err
 	}
-	b.place(out, proxy, &st)
+	if err := b.place(out, proxy, &st); err != nil {
+		return nil, err
+	}
 	if err := b.volumes(out, &st); err != nil {
 		return nil, err
 	}
@@ -174,21 +197,60 @@ func (b *builder) build() (*corev1.Pod, error) {
 		st.ImagePullSecrets = append(st.ImagePullSecrets, s)
 	}
 	b.label(out)
+	return out, writeStatus(out, st)
+}
+
+// added lists what after has and before has not.
+func added(before, after *corev1.Pod) (st status) {
+	names := func(cs []corev1.Container) (out []string) {
+		for _, c := range cs {
+			out = append(out, c.Name)
+		}
+		return out
+	}
+	volumes := func(vs []corev1.Volume) (out []string) {
+		for _, v := range vs {
+			out = append(out, v.Name)
+		}
+		return out
+	}
+	without := func(list, those []string) (out []string) {
+		for _, n := range list {
+			if !slices.Contains(those, n) {
+				out = append(out, n)
+			}
+		}
+		return out
+	}
+	st.InitContainers = without(names(after.Spec.InitContainers), names(before.Spec.InitContainers))
+	st.Containers = without(names(after.Spec.Containers), names(before.Spec.Containers))
+	st.Volumes = without(volumes(after.Spec.Volumes), volumes(before.Spec.Volumes))
+	return st
+}
+
+func writeStatus(out *corev1.Pod, st status) error {
 	data, err := json.Marshal(st)
 	if err != nil {
-		return nil, fmt.Errorf("encoding status: %w", err)
+		return fmt.Errorf("encoding status: %w", err)
+	}
+	if out.Annotations == nil {
+		out.Annotations = map[string]string{}
 	}
 	out.Annotations[annStatus] = string(data)
-	return out, nil
+	return nil
 }
 
 // place puts the containers in their order. A native proxy starts before the pod's own init
 // containers, so that they are in the mesh; otherwise the redirection is set up last, for
 // without a proxy it would cut them off.
-func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) {
+func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) error {
 	var inits []corev1.Container
 	if !b.gateway && b.interception() != "NONE" {
-		inits = append(inits, b.redirect())
+		c := b.redirect()
+		if err := overlayContainer(&c, b.overInit); err != nil {
+			return err
+		}
+		inits = append(inits, c)
 	}
 	switch {
 	case b.native:
@@ -207,6 +269,7 @@ func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) {
 	if !b.native {
 		st.Containers = append(st.Containers, proxy.Name)
 	}
+	return nil
 }
 
 // label writes the labels and annotations that Istio writes.
@@ -279,28 +342,14 @@ func (b *builder) mergePrometheus(out *corev1.Pod, proxy *corev1.Container) {
 	out.Annotations["prometheus.io/path"] = "/stats/prometheus"
 }
 
-// overlayContainer lays the pod's own container over ours, as kubectl apply would.
-func overlayContainer(ours, own corev1.Container) (corev1.Container, error) {
-	if own.Image == imageAuto {
-		own.Image = ""
+// overlayContainer lays other versions of a container over ours, as kubectl apply would.
+func overlayContainer(ours *corev1.Container, over []any) error {
+	for _, c := range over {
+		if err := merge(ours, c, corev1.Container{}); err != nil {
+			return fmt.Errorf("container %s: %w", ours.Name, err)
+		}
 	}
-	base, err := json.Marshal(ours)
-	if err != nil {
-		return ours, fmt.Errorf("encoding container: %w", err)
-	}
-	over, err := json.Marshal(own)
-	if err != nil {
-		return ours, fmt.Errorf("encoding container: %w", err)
-	}
-	merged, err := strategicpatch.StrategicMergePatch(base, over, corev1.Container{})
-	if err != nil {
-		return ours, fmt.Errorf("container %s: %w", proxyContainer, err)
-	}
-	var out corev1.Container
-	if err := json.Unmarshal(merged, &out); err != nil {
-		return ours, fmt.Errorf("container %s: %w", proxyContainer, err)
-	}
-	return out, nil
+	return nil
 }
 
 func takeContainer(from *[]corev1.Container, name string) *corev1.Container {

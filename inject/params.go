@@ -61,6 +61,11 @@ type Params struct {
 	Privileged                                 bool
 	Resources, InitResources                   corev1.ResourceRequirements
 	Readiness                                  Readiness
+
+	Templates Templates // see WithConfig
+
+	mesh   *meshconfig.MeshConfig // for custom templates
+	values []byte                 // JSON
 }
 
 // Readiness is the proxy's readiness probe; zero fields take 1 s, 15 s and 4 failures.
@@ -148,6 +153,7 @@ func NewParams(mesh *meshconfig.MeshConfig, valuesJSON []byte, native bool) (Par
 		IncludeInboundPorts: px.IncludeInboundPorts, ExcludeInboundPorts: px.ExcludeInboundPorts,
 		IncludeOutboundPorts: px.IncludeOutboundPorts, ExcludeOutboundPorts: px.ExcludeOutboundPorts,
 		Privileged: px.Privileged, Readiness: px.Readiness,
+		mesh: mesh, values: valuesJSON,
 	}
 	if g.Tag != nil {
 		p.Tag = fmt.Sprint(g.Tag)

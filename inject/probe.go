@@ -9,7 +9,8 @@ import (
 )
 
 // prober is what the agent does in the kubelet's place: one value of ISTIO_KUBE_APP_PROBERS,
-// whose keys are paths /app-health/CONTAINER/{livez,readyz,startupz}.
+// whose keys are paths /app-health/CONTAINER/{livez,readyz,startupz} and, of lifecycle hooks,
+// /app-lifecycle/CONTAINER/{prestopz,poststartz}.
 type prober struct {
 	HTTPGet        *corev1.HTTPGetAction   `json:"httpGet,omitempty"`
 	TCPSocket      *corev1.TCPSocketAction `json:"tcpSocket,omitempty"`
@@ -17,8 +18,8 @@ type prober struct {
 	TimeoutSeconds int32                   `json:"timeoutSeconds,omitempty"`
 }
 
-// rewriteProbes points the containers' probes at the agent and returns the agent's part as
-// JSON, "" if there is none. The kubelet speaks plaintext, which strict mTLS refuses, and a
+// rewriteProbes points the containers' probes, and hooks that are HTTP requests, at the agent
+// and returns the agent's part as JSON, "" if there is none. The kubelet speaks plaintext, which strict mTLS refuses, and a
 // redirected TCP probe would always succeed, for the proxy accepts the connection.
 func rewriteProbes(spec *corev1.PodSpec, statusPort int32) (string, error) {
 	probers := map[string]prober{}
@@ -34,6 +35,22 @@ func rewriteProbes(spec *corev1.PodSpec, statusPort int32) (string, error) {
 			}{{c.LivenessProbe, "livez"}, {c.ReadinessProbe, "readyz"}, {c.StartupProbe, "startupz"}} {
 				path := "/app-health/" + c.Name + "/" + p.path
 				moved, err := moveProbe(p.probe, c.Ports, path, statusPort)
+				if err != nil {
+					return fmt.Errorf("container %s: %w", c.Name, err)
+				}
+				if moved != nil {
+					probers[path] = *moved
+				}
+			}
+			if c.Lifecycle == nil {
+				continue
+			}
+			for _, h := range []struct {
+				hook *corev1.LifecycleHandler
+				path string
+			}{{c.Lifecycle.PreStop, "prestopz"}, {c.Lifecycle.PostStart, "poststartz"}} {
+				path := "/app-lifecycle/" + c.Name + "/" + h.path
+				moved, err := moveHook(h.hook, c.Ports, path, statusPort)
 				if err != nil {
 					return fmt.Errorf("container %s: %w", c.Name, err)
 				}
@@ -99,6 +116,22 @@ func moveProbe(p *corev1.Probe, ports []corev1.ContainerPort, path string, statu
 	return out, nil
 }
 
+// hookSeconds bounds a hook's request; the kubelet gives up when the pod's grace period ends.
+const hookSeconds = 3600
+
+// moveHook does to a hook what moveProbe does to a probe. TCP hooks do nothing in Kubernetes.
+func moveHook(h *corev1.LifecycleHandler, ports []corev1.ContainerPort, path string, statusPort int32) (*prober, error) {
+	if h == nil || h.HTTPGet == nil {
+		return nil, nil
+	}
+	p := &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: h.HTTPGet}, TimeoutSeconds: hookSeconds}
+	moved, err := moveProbe(p, ports, path, statusPort)
+	if moved != nil {
+		h.HTTPGet = p.HTTPGet
+	}
+	return moved, err
+}
+
 func portNumber(p intstr.IntOrString, ports []corev1.ContainerPort) (intstr.IntOrString, error) {
 	if p.Type == intstr.Int {
 		return p, nil
@@ -108,5 +141,5 @@ func portNumber(p intstr.IntOrString, ports []corev1.ContainerPort) (intstr.IntO
 			return intstr.FromInt32(q.ContainerPort), nil
 		}
 	}
-	return p, fmt.Errorf("a probe names port %q, which the container does not have", p.StrVal)
+	return p, fmt.Errorf("a probe or hook names port %q, which the container does not have", p.StrVal)
 }

@@ -31,6 +31,10 @@ type builder struct {
 	apps      []corev1.Container // the pod's containers without a proxy
 	own       *corev1.Container  // the istio-proxy that the pod brings along, or nil
 	network   string
+	role      string // the template that is built in, "" if only custom ones are wanted
+	custom    []string
+	overProxy []any // what custom templates lay over the proxy: parts of a Container
+	overInit  []any
 	gateway   bool
 	native    bool
 }
@@ -159,11 +163,6 @@ func (b *builder) proxy() (corev1.Container, error) {
 	if err != nil {
 		return corev1.Container{}, err
 	}
-	tproxy := b.interception() == "TPROXY" && !b.gateway
-	caps := &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}
-	if tproxy {
-		caps.Add = []corev1.Capability{"NET_ADMIN"}
-	}
 	c := corev1.Container{
 		Name:            proxyContainer,
 		Image:           b.containerImage(),
@@ -178,14 +177,11 @@ func (b *builder) proxy() (corev1.Container, error) {
 			AllowPrivilegeEscalation: ptr.To(b.Privileged),
 			Privileged:               ptr.To(b.Privileged),
 			ReadOnlyRootFilesystem:   ptr.To(true),
-			RunAsNonRoot:             ptr.To(!tproxy),
+			RunAsNonRoot:             ptr.To(true),
 			RunAsUser:                ptr.To[int64](proxyUID),
 			RunAsGroup:               ptr.To[int64](proxyUID),
-			Capabilities:             caps,
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
-	}
-	if tproxy {
-		c.SecurityContext.RunAsUser = ptr.To[int64](0) // transparent sockets need an effective capability
 	}
 	b.probes(&c)
 	return c, nil

@@ -92,13 +92,24 @@ func istiodConfig(c *Config, labels map[string]string) (string, []runtime.Object
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	config, err := yaml.Marshal(map[string]any{
+	defaults := web.DefaultTemplates
+	if len(defaults) == 0 {
+		defaults = []string{"sidecar"}
+	}
+	content := map[string]any{
 		"policy":               "enabled",
-		"defaultTemplates":     []string{"sidecar"},
+		"defaultTemplates":     defaults,
 		"alwaysInjectSelector": append([]any{}, web.AlwaysInjectSelector...),
 		"neverInjectSelector":  append([]any{}, web.NeverInjectSelector...),
 		"injectedAnnotations":  annotations,
-	})
+	}
+	if len(web.Templates) > 0 {
+		content["templates"] = web.Templates
+	}
+	if len(web.Aliases) > 0 {
+		content["aliases"] = web.Aliases
+	}
+	config, err := yaml.Marshal(content)
 	if err != nil {
 		return "", nil, fmt.Errorf("encoding the injector's config: %w", err)
 	}

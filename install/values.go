@@ -66,6 +66,10 @@ type values struct {
 		NeverInjectSelector       []any             `json:"neverInjectSelector"`
 		AlwaysInjectSelector      []any             `json:"alwaysInjectSelector"`
 		InjectedAnnotations       map[string]string `json:"injectedAnnotations"`
+
+		Templates        map[string]string   `json:"templates"` // custom ones, by name
+		DefaultTemplates []string            `json:"defaultTemplates"`
+		Aliases          map[string][]string `json:"aliases"`
 	} `json:"sidecarInjectorWebhook"`
 	MeshConfig map[string]any `json:"meshConfig"`
 	Revision   string         `json:"revision"`

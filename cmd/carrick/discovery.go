@@ -137,7 +137,7 @@ type discovery struct {
 
 	findings findings
 
-	values atomic.Pointer[string]        // of the injector, JSON
+	values atomic.Pointer[[2]string]     // of the injector: values (JSON) and config (YAML)
 	params atomic.Pointer[inject.Params] // the last good ones
 }
 
@@ -338,11 +338,10 @@ func (d *discovery) ready(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ready")
 }
 
-// sawConfigMap takes in the injector's values.
+// sawConfigMap takes in the injector's settings.
 func (d *discovery) sawConfigMap(name string, data map[string]string) {
 	if name == d.named("istio-sidecar-injector") && data != nil {
-		values := data["values"]
-		d.values.Store(&values)
+		d.values.Store(&[2]string{data["values"], data["config"]})
 	}
 }
 
@@ -355,11 +354,14 @@ func (d *discovery) sawSecret(name string, _ *corev1.Secret) {
 
 // injection returns what pods are injected with now. What cannot be read changes nothing.
 func (d *discovery) injection() inject.Params {
-	var values string
+	var settings [2]string
 	if v := d.values.Load(); v != nil {
-		values = *v
+		settings = *v
 	}
-	p, err := inject.NewParams(d.control.Snapshot().Config().Spec, []byte(values), d.native)
+	p, err := inject.NewParams(d.control.Snapshot().Config().Spec, []byte(settings[0]), d.native)
+	if err == nil {
+		p, err = p.WithConfig([]byte(settings[1]))
+	}
 	if err != nil {
 		d.log.Error("the injector's settings cannot be used; the last good ones stay", "error", err)
 		if last := d.params.Load(); last != nil {
