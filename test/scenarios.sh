@@ -4,13 +4,14 @@
 #
 #   KUBECONFIG=… test/scenarios.sh RUN_ID
 #
-# SCENARIOS picks some of: malformed credentials strict routing tcp replicas memory roots
-# (roots brings up a lab of its own, RUN_ID with an r behind.)
+# SCENARIOS picks some of those below, in the order of their names there (roots brings up a lab of its
+# own, RUN_ID with an r behind). The scenarios of test/scenarios/ have namespace $NS to themselves.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 id=${1:?usage: scenarios.sh RUN_ID}
-SCENARIOS=${SCENARIOS:-malformed credentials strict routing tcp replicas memory roots}
+SCENARIOS=${SCENARIOS:-malformed credentials strict routing tcp raw retries hairpin headless probes first exclusions optouts again lb pods client gateways subsets controlplane replicas memory roots}
+NS=scenarios
 C1=cluster1 C2=cluster2
 top=$(dirname "$here")
 cd "$top" || exit 1
@@ -184,6 +185,18 @@ strict() {
   peers STRICT
   until_true 20 'plaintext refused' eval '! plain'
   both || fail 'the mesh still answers'
+  expect 'the refusal in the log' "$(kube "$C1" -n sample logs -l app=helloworld -c istio-proxy --tail=40)" '^\[[^]]*\] "- - -" 0 NR filter_chain_not_found .* [0-9.]+:5000 [0-9.]+:[0-9]+ - -$'
+  kube "$C1" -n sample apply -f - >/dev/null <<'YAML'
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: workload}
+spec:
+  selector: {matchLabels: {app: helloworld}}
+  mtls: {mode: PERMISSIVE}
+YAML
+  until_true 20 'plaintext to the workload that allows it' plain
+  kube "$C1" -n sample delete peerauthentication workload >/dev/null
+  until_true 20 'plaintext refused' eval '! plain'
   kube "$C1" -n sample apply -f - >/dev/null <<'YAML'
 apiVersion: security.istio.io/v1beta1
 kind: PeerAuthentication
@@ -202,7 +215,7 @@ YAML
   kube "$C1" -n sample delete peerauthentication default >/dev/null
   kube "$C1" delete ns plain --wait=false >/dev/null
   until_true 30 'both versions answer' both
-  pass 'strict: STRICT, one port permissive, DISABLE'
+  pass 'strict: STRICT, a workload and a port permissive, DISABLE; the refusal is logged'
 }
 
 routing() {
@@ -350,5 +363,17 @@ roots() {
   pass 'roots: named by proxy and remote-clusters'
 }
 
-for s in $SCENARIOS; do "$s"; done
+for f in test/scenarios/*.sh; do . "$f"; done
+# Those of pods, Services and loads have web, in a namespace of their own.
+for s in $SCENARIOS; do
+  case $s in
+    raw | retries | hairpin | headless | probes | first | exclusions | optouts | again | lb | client) kube "$C1" -n "$NS" get deploy web >/dev/null 2>&1 || mesh_ns ;;
+  esac
+  begin=$(date +%s)
+  "$s"
+  note "$s: $(($(date +%s) - begin)) s"
+done
+if [ -z "${KEEP:-}" ] && kube "$C1" get ns "$NS" >/dev/null 2>&1; then
+  for c in "$C1" "$C2"; do kube "$c" delete ns "$NS" >/dev/null; done
+fi
 step "scenarios: all passed"
