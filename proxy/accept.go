@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -78,6 +79,12 @@ func listen(k socketKey, l *config.Listener) (int, error) {
 		fd, err := loop.ListenUnix(k.pipe, l.Backlog)
 		if err != nil {
 			return -1, fmt.Errorf("binding %s: %w", k.pipe, err)
+		}
+		if l.PipeMode != 0 {
+			if err := os.Chmod(k.pipe, os.FileMode(l.PipeMode)); err != nil {
+				loop.CloseFD(fd)
+				return -1, fmt.Errorf("setting the mode of a socket: %w", err)
+			}
 		}
 		return fd, nil
 	}
@@ -241,6 +248,7 @@ func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
 		l = w.snapshot().find(l, c.local)
 	}
 	d.listener = l
+	c.limit(l.BufferLimit)
 	d.lstat = w.p.stats.Listener(l.StatName).Shard(w.idx)
 	d.lstat.CxTotal.Inc()
 	d.lstat.CxActive.Inc()

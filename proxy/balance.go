@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/config"
 )
@@ -15,6 +16,8 @@ type want struct {
 	// reject refuses a host, at most attempts times; may be nil.
 	reject   func(*host) bool
 	attempts int
+	// without are priorities (bits) to leave out, unless there are no others.
+	without uint64
 }
 
 // picker chooses hosts for one worker. It is made anew when the cluster's epoch changes.
@@ -34,8 +37,9 @@ type level struct {
 type group struct {
 	weight uint32
 	ms     []member
-	equal  bool // all weights are
-	next   int  // round robin
+	shares []float64 // of each: weight, and less while it is new
+	equal  bool      // all shares are
+	next   int       // round robin
 	edf    edf
 	ring   []point
 }
@@ -57,10 +61,31 @@ func (c *cluster) choose(w *worker, o want) (member, bool) {
 	return m, ok
 }
 
+// prioritiesOf returns the priorities (bits) that h is in; one above 63 is not told.
+func (c *cluster) prioritiesOf(h *host) (bits uint64) {
+	for i, p := range c.set.Load().priorities {
+		for _, l := range p.localities {
+			for _, m := range l.members {
+				if m.host == h {
+					bits |= 1 << uint(i)
+				}
+			}
+		}
+	}
+	return bits
+}
+
 func (p *picker) choose(c *cluster, w *worker, o want) (member, bool) {
 	n := uint32(w.random() % 100)
 	if o.hasHash {
 		n = uint32(o.hash % 100)
+	}
+	if o.without != 0 {
+		for i := range p.levels {
+			if l := &p.levels[i]; o.without>>uint(i)&1 == 0 && len(l.groups) > 0 {
+				return l.choose(c, w, o)
+			}
+		}
 	}
 	for i := range p.levels {
 		l := &p.levels[i]
@@ -131,16 +156,15 @@ func (g *group) choose(c *cluster, w *worker, o want) member {
 func (g *group) weighted(w *worker, bias float64) member {
 	if g.edf == nil {
 		for i := range g.ms {
-			weight := float64(max(1, g.ms[i].ep.Weight))
 			// A random start keeps workers and proxies from all beginning with the same host.
-			at := float64(w.random()>>11) / (1 << 53) / weight
+			at := float64(w.random()>>11) / (1 << 53) / g.shares[i]
 			g.edf = append(g.edf, due{at, i})
 		}
 		heap.Init(&g.edf)
 	}
 	d := &g.edf[0]
 	m := g.ms[d.i]
-	weight := float64(max(1, m.ep.Weight))
+	weight := g.shares[d.i]
 	if bias > 0 {
 		weight /= math.Pow(float64(m.host.active.Load()+1), bias)
 	}
@@ -231,7 +255,21 @@ func (m member) healthy() bool {
 	return !m.host.outlier.ejected.Load()
 }
 
+// share returns how much of the requests m should get beside others: its weight, or less while it is
+// new and the cluster has a slow start.
+func (c *cluster) share(m member, now time.Time) float64 {
+	weight := float64(max(1, m.ep.Weight))
+	s := &c.cfg.SlowStart
+	age := now.Sub(m.host.born)
+	if age >= s.Window {
+		return weight
+	}
+	c.warming.Store(true)
+	return weight * max(s.Least, math.Pow(float64(max(age, 0))/float64(s.Window), 1/s.Aggression), 1e-3)
+}
+
 func (c *cluster) groups(p *priority, panicking bool, usable func(member) bool) (gs []group, total uint32) {
+	now := time.Now()
 	for _, l := range p.localities {
 		g := group{weight: l.cfg.Weight}
 		for _, m := range l.members {
@@ -257,7 +295,8 @@ func (c *cluster) groups(p *priority, panicking bool, usable func(member) bool) 
 		g := &gs[i]
 		g.equal = true
 		for _, m := range g.ms {
-			g.equal = g.equal && m.ep.Weight == g.ms[0].ep.Weight
+			g.shares = append(g.shares, c.share(m, now))
+			g.equal = g.equal && g.shares[len(g.shares)-1] == g.shares[0]
 		}
 		g.next = int(c.p.workers[0].random() % uint64(len(g.ms)))
 		if c.cfg.LB == config.RingHash || c.cfg.LB == config.Maglev {

@@ -17,6 +17,7 @@ type cluster struct {
 
 	// epoch changes with the hosts or their health: each worker then makes its picker anew.
 	epoch    atomic.Uint32
+	warming  atomic.Bool // a picker counts a host for less, because it is new
 	set      atomic.Pointer[hostSet]
 	breakers [2]breaker
 	pickers  []*picker // by worker, each touched by that worker only
@@ -49,6 +50,7 @@ type host struct {
 	transport string              // the name of the transport socket match
 	gateway   bool                // a passthrough gateway, which balances connections, not requests
 
+	born     time.Time    // when it became a host of the cluster
 	active   atomic.Int64 // requests, or TCP connections
 	retired  atomic.Bool  // no longer in the cluster
 	suspect  atomic.Bool  // see suspected
@@ -168,7 +170,7 @@ func (c *cluster) host(addr netip.AddrPort, e *config.Endpoint) *host {
 	k := hostKey{addr, e.Pipe, tls}
 	h := c.hosts[k]
 	if h == nil {
-		h = &host{cluster: c, addr: addr, pipe: e.Pipe, tls: tls, transport: name, gateway: isGateway(e)}
+		h = &host{cluster: c, addr: addr, pipe: e.Pipe, tls: tls, transport: name, gateway: isGateway(e), born: time.Now()}
 		h.pools = make([]pool, 2*len(c.p.workers))
 		for i := range h.pools {
 			h.pools[i] = pool{w: c.p.workers[i/2], h: h, speaks: config.HTTP1}
@@ -253,6 +255,9 @@ func (c *cluster) sweep(now time.Time) {
 				c.retireHost(h)
 			}
 		}
+	}
+	if c.warming.Swap(false) {
+		c.epoch.Add(1) // the next pickers count it for more
 	}
 	if c.resolver != nil && !c.resolver.running {
 		c.resolve() // Run had not begun

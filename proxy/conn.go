@@ -52,6 +52,7 @@ type conn struct {
 	local, remote netip.AddrPort
 	host          *host // of an upstream connection, which counts there until it is closed
 	early         int   // bytes fed to the handshake
+	high          int   // highWater, or less: per_connection_buffer_limit_bytes
 
 	connected   bool // false while connecting
 	handshaking bool
@@ -59,7 +60,7 @@ type conn struct {
 	readable    bool // the kernel may hold unread bytes
 	hup         bool // the kernel announced the end of the stream
 	blocked     bool // the socket is full
-	full        bool // output went over highWater; onWrite is due
+	full        bool // output went over high; onWrite is due
 	dirty       bool // among the worker's dirty connections
 	finish      bool // send FIN when the output is empty
 	finished    bool // FIN sent
@@ -71,7 +72,7 @@ type conn struct {
 }
 
 func (w *worker) newConn(fd int, remote netip.AddrPort, u user) (*conn, error) {
-	c := &conn{w: w, fd: fd, user: u, remote: remote}
+	c := &conn{w: w, fd: fd, user: u, remote: remote, high: highWater}
 	if err := w.loop.Watch(fd, c); err != nil {
 		loop.CloseFD(fd)
 		return nil, err
@@ -255,9 +256,12 @@ func (c *conn) mark() {
 	}
 }
 
+// limit lets less than highWater wait.
+func (c *conn) limit(bytes uint32) { c.high = min(highWater, int(bytes)) }
+
 // isFull reports whether enough is waiting; if so onWrite will come.
 func (c *conn) isFull() bool {
-	if len(c.out)+len(c.wire)-c.off > highWater {
+	if len(c.out)+len(c.wire)-c.off > c.high {
 		c.full = true
 	}
 	return c.full

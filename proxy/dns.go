@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -58,17 +59,16 @@ func (c *cluster) resolve() {
 }
 
 func (c *cluster) lookUp(ctx context.Context, r *resolver, names []string) {
+	failures := 0
 	for {
-		wait := c.cfg.DNS.Refresh
+		wait, failed := c.cfg.DNS.Refresh, false
 		for _, name := range names {
 			addrs, err := lookUp(ctx, name, c.cfg.DNS.Family)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				if c.cfg.DNS.FailBase > 0 {
-					wait = c.cfg.DNS.FailBase
-				}
+				failed = true
 				c.p.log.Warn("cannot resolve", "cluster", c.cfg.Name, "name", name, "error", err)
 				continue
 			}
@@ -78,6 +78,15 @@ func (c *cluster) lookUp(ctx context.Context, r *resolver, names []string) {
 				c.rebuild()
 			}
 			c.mu.Unlock()
+		}
+		if !failed {
+			failures = 0
+		} else if o := &c.cfg.DNS; o.FailBase > 0 {
+			wait = min(o.FailBase<<min(failures, 20), max(o.FailMax, o.FailBase))
+			failures++
+		}
+		if j := c.cfg.DNS.Jitter; j > 0 {
+			wait += rand.N(j)
 		}
 		select {
 		case <-ctx.Done():

@@ -289,7 +289,7 @@ func (s *stream) finishRequest(r *config.Route) bool {
 			h.Set("x-envoy-expected-rq-timeout-ms", view(strconv.AppendInt(s.w.scratch[:0], int64(t/time.Millisecond), 10)))
 		}
 	}
-	if s.hcm.Tracing != nil && r.Decorator != "" && s.d.listener.Direction != config.Inbound && r.DecoratorPropagate {
+	if s.hcm.Tracing && r.Decorator != "" && s.d.listener.Direction != config.Inbound && r.DecoratorPropagate {
 		h.Set("x-envoy-decorator-operation", r.Decorator)
 	}
 	if wc := s.weighted; wc != nil {

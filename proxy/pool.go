@@ -356,6 +356,7 @@ func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)
 		loop.Keepalive(fd, 5*time.Second, time.Second, 3, 5*time.Second)
 	}
 	d.c.count(h)
+	d.c.limit(cl.cfg.BufferLimit)
 	d.timer.Fire = func() { d.fail(errConnectTimeout) }
 	within := cl.cfg.ConnectTimeout
 	if o.within > 0 {

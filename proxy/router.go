@@ -233,12 +233,15 @@ func (s *stream) pickHost() (member, bool) {
 		o.hash, o.hasHash = s.hash()
 	}
 	p := s.retryPolicy()
-	if s.attempt > 0 && (s.avoid || p != nil && p.PreviousHosts) {
+	if s.attempt > 0 && (s.avoid || p != nil && (p.PreviousHosts || p.PreviousPriorities > 0)) {
 		o.attempts = 5
 		if p != nil {
 			o.attempts = max(o.attempts, p.HostAttempts)
 		}
 		o.reject = func(h *host) bool {
+			if !s.avoid && (p == nil || !p.PreviousHosts) {
+				return false
+			}
 			for _, t := range s.tried {
 				if t == h {
 					return true
@@ -246,12 +249,20 @@ func (s *stream) pickHost() (member, bool) {
 			}
 			return false
 		}
+		if p != nil && p.PreviousPriorities > 0 {
+			// After so many attempts those made until then count, then again after as many.
+			if done := s.attempt / p.PreviousPriorities * p.PreviousPriorities; done > 0 {
+				for _, h := range s.tried[:min(done, len(s.tried))] {
+					o.without |= s.cl.prioritiesOf(h)
+				}
+			}
+		}
 		if o.hasHash {
 			o.hasHash = false // the hash would lead to the same host
 		}
 	}
 	m, ok := s.cl.choose(s.w, o)
-	if ok && p != nil && p.PreviousHosts {
+	if ok && p != nil && (p.PreviousHosts || p.PreviousPriorities > 0) {
 		s.tried = append(s.tried, m.host)
 	}
 	return m, ok

@@ -300,6 +300,74 @@ func TestBalance(t *testing.T) {
 	}
 }
 
+// TestSlowStart: a new host gets a tenth of its share beside one that is not new.
+func TestSlowStart(t *testing.T) {
+	var seen [2]atomic.Int64
+	var addrs []string
+	for i := range seen {
+		addrs = append(addrs, backend(t, func(http.ResponseWriter, *http.Request) { seen[i].Add(1) }))
+	}
+	for _, policy := range []string{"lb_policy: ROUND_ROBIN\nround_robin_lb_config:", "lb_policy: LEAST_REQUEST\nleast_request_lb_config:"} {
+		port := freePort(t)
+		r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", policy+" {slow_start_config: {slow_start_window: 3600s}}", addrs...)), nil)
+		c := r.snap.Load().clusters["c"]
+		c.mu.Lock()
+		for _, h := range c.hosts {
+			if h.addr.String() == addrs[0] {
+				h.born = h.born.Add(-2 * time.Hour)
+			}
+		}
+		c.epoch.Add(1)
+		c.mu.Unlock()
+		for i := range seen {
+			seen[i].Store(0)
+		}
+		for range 220 {
+			get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+		}
+		if n := seen[1].Load(); n < 12 || n > 28 {
+			t.Errorf("%s: the new host got %d of 220 requests, want about 20", policy, n)
+		}
+	}
+}
+
+// TestRetryPriorities: with the extension of previous priorities a retry leaves the priority that failed.
+func TestRetryPriorities(t *testing.T) { engines(t, testRetryPriorities) }
+
+func testRetryPriorities(t *testing.T, run func(yaml string)) {
+	var tries atomic.Int64
+	bad := func(w http.ResponseWriter, r *http.Request) { tries.Add(1); w.WriteHeader(503) }
+	a, b := backend(t, bad), backend(t, bad)
+	good := backend(t, func(w http.ResponseWriter, r *http.Request) {})
+	port := freePort(t)
+	y := clusterYAML("c", "", a, b) + fmt.Sprintf("      - priority: 1\n        lb_endpoints:\n        - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}\n", good[strings.LastIndex(good, ":")+1:])
+	routes := fmt.Sprintf(allTo, `c, retry_policy: {retry_on: "5xx", num_retries: 1, retry_priority: {name: envoy.retry_priorities.previous_priorities, typed_config: {"@type": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, update_frequency: 1}}}`)
+	run(bootstrap(httpListener(port, routes, ""), y))
+	for range 20 {
+		if code, _, _ := get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port)); code != 200 {
+			t.Fatalf("%d", code)
+		}
+	}
+	if tries.Load() != 20 {
+		t.Errorf("%d tries in the first priority, want 20", tries.Load())
+	}
+}
+
+// TestBufferLimit: less may wait for a connection than by default, never more.
+func TestBufferLimit(t *testing.T) {
+	c := &conn{}
+	c.limit(1000)
+	if c.out = make([]byte, 1000); c.isFull() {
+		t.Error("full at the limit")
+	}
+	if c.out = make([]byte, 1001); !c.isFull() {
+		t.Error("not full above the limit")
+	}
+	if c.limit(1 << 20); c.high != highWater {
+		t.Errorf("limit %d", c.high)
+	}
+}
+
 // TestOutlier: a host that fails is left out, as Istio's outlierDetection asks.
 func TestOutlier(t *testing.T) { engines(t, testOutlier) }
 
@@ -357,9 +425,12 @@ func TestUnix(t *testing.T) {
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "unix") })}
 	go s.Serve(l)
 	defer s.Close()
-	y := strings.Replace(httpListener(1, fmt.Sprintf(allTo, "c"), ""), "{socket_address: {address: 127.0.0.1, port_value: 1}}", "{pipe: {path: "+down+"}}", 1)
+	y := strings.Replace(httpListener(1, fmt.Sprintf(allTo, "c"), ""), "{socket_address: {address: 127.0.0.1, port_value: 1}}", "{pipe: {path: "+down+", mode: 432}}", 1)
 	cluster := strings.Replace(clusterYAML("c", "", "1.1.1.1:1"), `{socket_address: {address: "1.1.1.1", port_value: 1}}`, "{pipe: {path: "+up+"}}", 1)
 	start(t, bootstrap(y, cluster), nil)
+	if st, err := os.Stat(down); err != nil || st.Mode().Perm() != 0o660 {
+		t.Errorf("the socket has mode %v (%v), want -rw-rw----", st.Mode(), err)
+	}
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", down)
 	}}}

@@ -42,6 +42,7 @@ type Cluster struct {
 	LB                 LBPolicy
 	Choices            uint32  // of LeastRequest; default 2
 	ActiveBias         float64 // of LeastRequest; default 1
+	SlowStart          SlowStart
 	PanicThreshold     float64 // percent; default 50
 	LocalityWeighted   bool    // weigh localities by LocalityEndpoints.Weight
 	FailTrafficOnPanic bool    // answer UH instead of balancing over all hosts
@@ -84,7 +85,6 @@ type Outlier struct {
 	SplitLocal         bool
 	ConsecutiveLocal   uint32        // default 5
 	EnforceLocal       uint32        // default 100
-	Interval           time.Duration // default 10 s
 	BaseEjection       time.Duration // default 30 s
 	MaxEjection        time.Duration // default 300 s
 	Jitter             time.Duration
@@ -181,6 +181,14 @@ type UpstreamHTTP struct {
 	HTTP2                 HTTP2Options
 }
 
+// SlowStart lets a new host get its share little by little: its weight is multiplied by
+// max(Least, (age/Window)^(1/Aggression)) until it is as old as Window.
+type SlowStart struct {
+	Window     time.Duration // 0: none
+	Aggression float64       // default 1
+	Least      float64       // of 1; default 0.1
+}
+
 // DNSFamily is which addresses are looked up.
 type DNSFamily uint8
 
@@ -198,8 +206,8 @@ type DNS struct {
 	Family   DNSFamily
 	Refresh  time.Duration // default 5 s
 	FailBase time.Duration // refresh after a failure; 0: Refresh
-	FailMax  time.Duration
-	Jitter   time.Duration
+	FailMax  time.Duration // to which it grows while names do not resolve
+	Jitter   time.Duration // most that is added at random
 }
 
 // OriginalDst is how an ORIGINAL_DST cluster finds the address.

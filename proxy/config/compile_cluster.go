@@ -12,6 +12,7 @@ import (
 	upstreamhttp "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"github.com/carrick-mesh/carrick/resource"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 func compileCluster(m *cluster.Cluster, ns *needs) (*Cluster, error) {
@@ -99,6 +100,7 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 	switch m.LbPolicy {
 	case cluster.Cluster_ROUND_ROBIN:
 		c.LB = RoundRobin
+		c.compileSlowStart(m.GetRoundRobinLbConfig().GetSlowStartConfig())
 	case cluster.Cluster_LEAST_REQUEST:
 		c.LB = LeastRequest
 		l := m.GetLeastRequestLbConfig()
@@ -106,6 +108,7 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 		if b := l.GetActiveRequestBias(); b != nil {
 			c.ActiveBias = b.DefaultValue
 		}
+		c.compileSlowStart(l.GetSlowStartConfig())
 	case cluster.Cluster_RANDOM:
 		c.LB = Random
 	case cluster.Cluster_RING_HASH:
@@ -131,6 +134,16 @@ func (c *Cluster) compileLB(m *cluster.Cluster, _ *needs) error {
 	c.LocalityWeighted = l.GetLocalityWeightedLbConfig() != nil
 	c.FailTrafficOnPanic = l.GetZoneAwareLbConfig().GetFailTrafficOnPanic()
 	return nil
+}
+
+func (c *Cluster) compileSlowStart(m *cluster.Cluster_SlowStartConfig) {
+	c.SlowStart = SlowStart{Window: orDuration(m.GetSlowStartWindow(), 0), Aggression: 1, Least: .1}
+	if a := m.GetAggression(); a != nil && a.DefaultValue > 0 {
+		c.SlowStart.Aggression = a.DefaultValue
+	}
+	if p := m.GetMinWeightPercent(); p != nil {
+		c.SlowStart.Least = min(p.Value, 100) / 100
+	}
 }
 
 func (c *Cluster) compileBreakers(m *cluster.Cluster, _ *needs) error {
@@ -161,12 +174,21 @@ func (c *Cluster) compileOutlier(m *cluster.Cluster, _ *needs) error {
 	if o == nil {
 		return nil
 	}
+	// Hosts are ejected for failures in a row only.
+	for field, v := range map[string]*wrapperspb.UInt32Value{
+		"enforcing_success_rate": o.EnforcingSuccessRate, "enforcing_failure_percentage": o.EnforcingFailurePercentage,
+		"enforcing_local_origin_success_rate": o.EnforcingLocalOriginSuccessRate, "enforcing_failure_percentage_local_origin": o.EnforcingFailurePercentageLocalOrigin,
+	} {
+		if v.GetValue() > 0 {
+			return in("outlier_detection", in(field, notSupported("a value above 0")))
+		}
+	}
 	c.Outlier = &Outlier{
 		Consecutive5xx: orUint32(o.Consecutive_5Xx, 5), Enforce5xx: orUint32(o.EnforcingConsecutive_5Xx, 100),
 		ConsecutiveGateway: orUint32(o.ConsecutiveGatewayFailure, 5), EnforceGateway: orUint32(o.EnforcingConsecutiveGatewayFailure, 0),
 		SplitLocal: o.SplitExternalLocalOriginErrors, ConsecutiveLocal: orUint32(o.ConsecutiveLocalOriginFailure, 5),
-		EnforceLocal: orUint32(o.EnforcingConsecutiveLocalOriginFailure, 100),
-		Interval:     orDuration(o.Interval, 10*time.Second), BaseEjection: orDuration(o.BaseEjectionTime, 30*time.Second),
+		EnforceLocal:       orUint32(o.EnforcingConsecutiveLocalOriginFailure, 100),
+		BaseEjection:       orDuration(o.BaseEjectionTime, 30*time.Second),
 		Jitter:             orDuration(o.MaxEjectionTimeJitter, 0),
 		MaxEjectionPercent: min(orUint32(o.MaxEjectionPercent, 10), 100), AlwaysEjectOne: o.AlwaysEjectOneHost.GetValue(),
 	}

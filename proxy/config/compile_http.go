@@ -90,9 +90,7 @@ func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager
 	if h.AccessLogs, err = compileLogs("access_log", m.AccessLog); err != nil {
 		return nil, err
 	}
-	if t := m.Tracing; t != nil {
-		h.Tracing = &Tracing{percent(t.ClientSampling, 100), percent(t.RandomSampling, 100), percent(t.OverallSampling, 100)}
-	}
+	h.Tracing = m.Tracing != nil
 	if m.GetRequestIdExtension().GetTypedConfig() != nil {
 		if _, err := unpack(m.RequestIdExtension.TypedConfig); err != nil {
 			return nil, in("request_id_extension.typed_config", err)
@@ -177,7 +175,6 @@ func compileHTTP2(m *core.Http2ProtocolOptions, streams uint32) HTTP2Options {
 		StreamWindow:     orUint32(m.GetInitialStreamWindowSize(), 16<<20),
 		ConnectionWindow: orUint32(m.GetInitialConnectionWindowSize(), 24<<20),
 		HeaderTable:      orUint32(m.GetHpackTableSize(), 4096),
-		AllowConnect:     m.GetAllowConnect(),
 		PingInterval:     orDuration(m.GetConnectionKeepalive().GetInterval(), 0),
 		PingTimeout:      orDuration(m.GetConnectionKeepalive().GetTimeout(), 0),
 	}

@@ -99,7 +99,10 @@ func (l *Listener) compileAddresses(m *listener.Listener) error {
 		}
 		l.Addresses = []netip.AddrPort{ap}
 	case *core.Address_Pipe:
-		l.Pipe = a.Pipe.GetPath()
+		l.Pipe, l.PipeMode = a.Pipe.GetPath(), a.Pipe.GetMode()
+		if l.PipeMode > 0o777 {
+			return in("address.pipe.mode", fmt.Errorf("%#o is no file mode", l.PipeMode))
+		}
 	default:
 		return in("address", errors.New("is missing"))
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushosts "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previouspriorities "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 )
 
 // previousHosts is the predicate's name, which is all that older configurations give.
@@ -19,6 +20,13 @@ func (p *RetryPolicy) compileHosts(m *route.RetryPolicy) error {
 			return inIndex("retry_host_predicate", i, in("typed_config", err))
 		}
 		p.PreviousHosts = true
+	}
+	if m.RetryPriority != nil {
+		x, err := unpackAs[*previouspriorities.PreviousPrioritiesConfig](m.RetryPriority.GetTypedConfig())
+		if err != nil {
+			return in("retry_priority.typed_config", err)
+		}
+		p.PreviousPriorities = int(min(max(1, x.UpdateFrequency), 1000))
 	}
 	return nil
 }

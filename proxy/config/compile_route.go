@@ -291,7 +291,7 @@ func (a *RouteAction) compileClusters(m *route.RouteAction) error {
 			}
 			a.Clusters = append(a.Clusters, WeightedCluster{
 				Name: w.Name, Weight: w.Weight.GetValue(), HostRewrite: w.GetHostRewriteLiteral(),
-				RequestHeaders: s.request, ResponseHeaders: s.response, Filters: s.filters,
+				RequestHeaders: s.request, ResponseHeaders: s.response,
 			})
 		}
 	default:

@@ -127,19 +127,3 @@ func TestIstiod(t *testing.T) {
 		})
 	}
 }
-
-// TestFields holds that fields.txt names fields that exist.
-func TestFields(t *testing.T) {
-	for name, fs := range fields() {
-		mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
-		if err != nil {
-			t.Errorf("fields.txt: no message %s", name)
-			continue
-		}
-		for f := range fs {
-			if mt.Descriptor().Fields().ByName(f) == nil {
-				t.Errorf("fields.txt: %s has no field %s", name, f)
-			}
-		}
-	}
-}

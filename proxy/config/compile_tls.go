@@ -60,6 +60,9 @@ func compileDownstreamSocket(s *core.TransportSocket, ns *needs) (*DownstreamTLS
 	case *raw_bufferv3.RawBuffer:
 		return nil, nil
 	case *tls.DownstreamTlsContext:
+		if p := m.OcspStaplePolicy; p != tls.DownstreamTlsContext_LENIENT_STAPLING {
+			return nil, in("typed_config", in("ocsp_staple_policy", notSupported(p.String()))) // there are no staples
+		}
 		t := &DownstreamTLS{RequireClientCert: m.RequireClientCertificate.GetValue(), RequireSNI: m.RequireSni.GetValue(), NoTickets: m.GetDisableStatelessSessionResumption()}
 		if err := t.compile(m.CommonTlsContext, ns); err != nil {
 			return nil, in("typed_config", in("common_tls_context", err))
@@ -125,12 +128,11 @@ func compileSecretRef(m *tls.SdsSecretConfig, ns *needs) (SecretRef, error) {
 	switch s := m.GetSdsConfig().GetConfigSourceSpecifier().(type) {
 	case nil: // a static secret
 	case *core.ConfigSource_Ads, *core.ConfigSource_Self:
-		r.ADS = true
 		ns.add(resource.SecretType, r.Name)
 	case *core.ConfigSource_PathConfigSource:
-		r.File = s.PathConfigSource.GetPath()
+		return r, in("sds_config.path_config_source", errNotSupported)
 	case *core.ConfigSource_Path:
-		r.File = s.Path
+		return r, in("sds_config.path", errNotSupported)
 	case *core.ConfigSource_ApiConfigSource:
 		// The agent's own socket, whatever cluster leads to it.
 		if t := s.ApiConfigSource.GetApiType(); t != core.ApiConfigSource_GRPC && t != core.ApiConfigSource_DELTA_GRPC {

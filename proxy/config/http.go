@@ -89,7 +89,7 @@ type HTTPConnectionManager struct {
 
 	HTTP1   HTTP1Options
 	HTTP2   HTTP2Options
-	Tracing *Tracing // nil: off
+	Tracing bool // x-envoy-decorator-operation tells the next hop what this one calls
 }
 
 // HostPort says which port is stripped of Host.
@@ -115,18 +115,12 @@ type HTTP1Options struct {
 
 // HTTP2Options are of either side of HTTP/2.
 type HTTP2Options struct {
-	MaxStreams       uint32 // concurrent; default 2147483647 upstream, 1024 downstream (Envoy's own)
-	StreamWindow     uint32 // default 16 MiB (Envoy 1.3x)
-	ConnectionWindow uint32 // default 24 MiB
-	HeaderTable      uint32 // default 4096
-	AllowConnect     bool
+	MaxStreams       uint32        // concurrent; default 2147483647 upstream, 1024 downstream (Envoy's own)
+	StreamWindow     uint32        // default 16 MiB (Envoy 1.3x)
+	ConnectionWindow uint32        // default 24 MiB
+	HeaderTable      uint32        // default 4096
 	PingInterval     time.Duration // 0: no keepalive
 	PingTimeout      time.Duration
-}
-
-// Tracing is which requests are traced; spans go nowhere yet, but the decision is propagated.
-type Tracing struct {
-	Client, Random, Overall Fraction
 }
 
 // HTTPFilter is one filter of the chain.

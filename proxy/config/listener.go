@@ -21,6 +21,7 @@ type Listener struct {
 	StatName  string           // stat_prefix, else the main address as Envoy spells it: "0.0.0.0_5000"
 	Addresses []netip.AddrPort // the first is the main one
 	Pipe      string           // a unix socket path instead
+	PipeMode  uint32           // permissions of the socket file; 0: as the umask has it
 	Bind      bool             // false: reached only through a listener with UseOriginalDst
 	// UseOriginalDst hands a connection to the listener that matches its original destination
 	// (its address, then its port on the wildcard address), if there is one.

@@ -99,7 +99,6 @@ type WeightedCluster struct {
 	HostRewrite     string
 	RequestHeaders  []HeaderMutation // applied before the route's
 	ResponseHeaders []HeaderMutation
-	Filters         map[string]FilterConfig // before the route's; may be nil
 }
 
 // RouteAction sends requests to a cluster. Immutable.
@@ -199,10 +198,12 @@ type RetryPolicy struct {
 	Headers        []HeaderMatcher // for RetryRetriableHeaders
 	RequestHeaders []HeaderMatcher // retry only these requests, if not empty
 	PreviousHosts  bool            // avoid hosts already tried
-	HostAttempts   int             // host_selection_retry_max_attempts; default 1
-	BackoffBase    time.Duration   // default 25 ms
-	BackoffMax     time.Duration   // default 10 times base
-	RateLimited    *RateLimitedBackoff
+	// PreviousPriorities is after how many attempts the priorities tried are avoided; 0: never.
+	PreviousPriorities int
+	HostAttempts       int           // host_selection_retry_max_attempts; default 1
+	BackoffBase        time.Duration // default 25 ms
+	BackoffMax         time.Duration // default 10 times base
+	RateLimited        *RateLimitedBackoff
 }
 
 // RateLimitedBackoff takes the back-off from a response header.

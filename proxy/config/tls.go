@@ -20,9 +20,7 @@ type Certificate struct {
 
 // SecretRef names a secret.
 type SecretRef struct {
-	Name string
-	ADS  bool   // from the control plane; else from the agent (SDS on its socket)
-	File string // a file with a DiscoveryResponse, instead
+	Name string // of the control plane's, of a static one, or of the agent's (SDS on its socket)
 }
 
 // Data is bytes in a file or inline.
