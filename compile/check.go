@@ -138,13 +138,27 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 			check(fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.GetDestination())
 		}
 		check(fmt.Sprintf("spec.http[%d].mirror", i), r.GetMirror())
+		for j, m := range r.GetMirrors() {
+			check(fmt.Sprintf("spec.http[%d].mirrors[%d].destination", i, j), m.GetDestination())
+		}
+	}
+	subnets := func(field string, subnets []string, effect string) {
+		if len(subnets) > 0 {
+			c.add(key, field+".destinationSubnets", "match by port", "it is not supported yet: %s", effect)
+		}
 	}
 	for i, r := range v.Spec.GetTcp() {
+		for j, m := range r.GetMatch() {
+			subnets(fmt.Sprintf("spec.tcp[%d].match[%d]", i, j), m.GetDestinationSubnets(), "the match is left out")
+		}
 		for j, d := range r.GetRoute() {
 			check(fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.GetDestination())
 		}
 	}
 	for i, r := range v.Spec.GetTls() {
+		for j, m := range r.GetMatch() {
+			subnets(fmt.Sprintf("spec.tls[%d].match[%d]", i, j), m.GetDestinationSubnets(), "the match is by its other fields")
+		}
 		for j, d := range r.GetRoute() {
 			check(fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.GetDestination())
 		}
@@ -197,6 +211,14 @@ func (c *checker) gateway(g *mesh.Gateway) {
 					c.add(key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
 				}
 			}
+		}
+		for j, name := range srv.GetTls().GetCipherSuites() {
+			if !slices.Contains(cipherSuites, name) {
+				c.add(key, fmt.Sprintf("%s.tls.cipherSuites[%d]", field, j), "name one of "+strings.Join(cipherSuites, ", "), "%q is no cipher suite, and is left out", name)
+			}
+		}
+		if b := srv.GetBind(); b != "" && b != "0.0.0.0" && b != "::" {
+			c.add(key, field+".bind", "remove it", "it has no effect: the gateway listens on all of its addresses")
 		}
 		c.overlap(g, i, srv)
 		c.mixed(g, i, srv)

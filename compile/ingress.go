@@ -295,6 +295,14 @@ var tlsVersion = map[networking.ServerTLSSettings_TLSProtocol]tlsv3.TlsParameter
 	networking.ServerTLSSettings_TLSV1_3: tlsv3.TlsParameters_TLSv1_3,
 }
 
+// cipherSuites are those of TLS 1.2 that a server may name, as OpenSSL calls them. Proxies refuse a whole
+// listener for any other.
+var cipherSuites = []string{
+	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+	"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA",
+	"ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA", "AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA",
+}
+
 // downstreamTLS returns the transport socket of a server that ends TLS. Versions below 1.2 are not offered,
 // whatever the server says.
 func (g *gateway) downstreamTLS(t *networking.ServerTLSSettings, http bool) *core.TransportSocket {
@@ -309,8 +317,8 @@ func (g *gateway) downstreamTLS(t *networking.ServerTLSSettings, http bool) *cor
 	if http {
 		c.AlpnProtocols = serverALPN
 	}
-	if len(t.GetCipherSuites()) > 0 {
-		c.TlsParams.CipherSuites = t.CipherSuites
+	if known := slices.DeleteFunc(slices.Clone(t.GetCipherSuites()), func(n string) bool { return !slices.Contains(cipherSuites, n) }); len(known) > 0 {
+		c.TlsParams.CipherSuites = known
 	}
 	if v, ok := tlsVersion[t.GetMinProtocolVersion()]; ok {
 		c.TlsParams.TlsMinimumProtocolVersion = v

@@ -116,6 +116,15 @@ func (v *validator) host(field, host string) {
 	}
 }
 
+// exportTo checks the namespaces that an object is visible in.
+func (v *validator) exportTo(namespaces []string) {
+	for i, ns := range namespaces {
+		if ns != "*" && ns != "." && ns != "~" && (len(ns) > 63 || !dnsLabel.MatchString(ns)) {
+			v.add(fmt.Sprintf("spec.exportTo[%d]", i), `name a namespace, "." for its own, "*" for all`, "%q is no namespace", ns)
+		}
+	}
+}
+
 // operators are those of Envoy's format strings that a mesh's proxies know.
 var operators = strings.Fields(`START_TIME REQ RESP TRAILER PROTOCOL RESPONSE_CODE RESPONSE_FLAGS RESPONSE_FLAGS_LONG
 	RESPONSE_CODE_DETAILS CONNECTION_TERMINATION_DETAILS BYTES_RECEIVED BYTES_SENT DURATION REQUEST_DURATION RESPONSE_DURATION

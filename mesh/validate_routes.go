@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -22,11 +23,16 @@ func (v *validator) virtualService(s *networking.VirtualService) {
 			v.add(fmt.Sprintf("spec.gateways[%d]", i), "write name, namespace/name or mesh", "%q is no gateway's name", g)
 		}
 	}
+	v.exportTo(s.GetExportTo())
 	for i, r := range s.GetHttp() {
 		v.httpRoute(fmt.Sprintf("spec.http[%d]", i), r)
 	}
 	for i, r := range s.GetTcp() {
-		v.destinations(fmt.Sprintf("spec.tcp[%d].route", i), r.GetRoute())
+		field := fmt.Sprintf("spec.tcp[%d]", i)
+		v.destinations(field+".route", r.GetRoute())
+		for j, m := range r.GetMatch() {
+			v.l4Match(fmt.Sprintf("%s.match[%d]", field, j), m.GetPort(), m.GetDestinationSubnets())
+		}
 	}
 	for i, r := range s.GetTls() {
 		field := fmt.Sprintf("spec.tls[%d]", i)
@@ -35,16 +41,33 @@ func (v *validator) virtualService(s *networking.VirtualService) {
 			v.add(field+".match", "name sniHosts", "a TLS route needs a match")
 		}
 		for j, m := range r.GetMatch() {
-			if len(m.GetSniHosts()) == 0 {
-				v.add(fmt.Sprintf("%s.match[%d].sniHosts", field, j), "name at least one", "there are none")
-			}
-			for k, h := range m.GetSniHosts() {
-				v.host(fmt.Sprintf("%s.match[%d].sniHosts[%d]", field, j, k), h)
-			}
+			v.tlsMatch(fmt.Sprintf("%s.match[%d]", field, j), m)
 		}
 	}
 	if len(s.GetHttp())+len(s.GetTcp())+len(s.GetTls()) == 0 {
 		v.add("spec", "add http, tcp or tls", "there are no routes")
+	}
+}
+
+func (v *validator) tlsMatch(field string, m *networking.TLSMatchAttributes) {
+	v.l4Match(field, m.GetPort(), m.GetDestinationSubnets())
+	if len(m.GetSniHosts()) == 0 {
+		v.add(field+".sniHosts", "name at least one", "there are none")
+	}
+	for i, name := range m.GetSniHosts() {
+		v.host(fmt.Sprintf("%s.sniHosts[%d]", field, i), name)
+	}
+}
+
+func (v *validator) l4Match(field string, port uint32, subnets []string) {
+	if port != 0 {
+		v.port(field+".port", port)
+	}
+	for i, s := range subnets {
+		_, err := netip.ParsePrefix(s)
+		if _, err2 := netip.ParseAddr(s); err != nil && err2 != nil {
+			v.add(fmt.Sprintf("%s.destinationSubnets[%d]", field, i), "write it as 10.0.0.0/8", "%q is no range of addresses", s)
+		}
 	}
 }
 
@@ -116,6 +139,9 @@ func (v *validator) rewrite(field string, r *networking.HTTPRoute) {
 }
 
 func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
+	if m.GetPort() != 0 {
+		v.port(field+".port", m.GetPort())
+	}
 	v.stringMatch(field+".uri", m.GetUri())
 	v.stringMatch(field+".scheme", m.GetScheme())
 	v.stringMatch(field+".method", m.GetMethod())

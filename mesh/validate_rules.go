@@ -48,6 +48,9 @@ func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSS
 	if !p.IsTLS() {
 		return
 	}
+	if lo, hi := t.GetMinProtocolVersion(), t.GetMaxProtocolVersion(); lo > hi && hi != networking.ServerTLSSettings_TLS_AUTO {
+		v.add(field+".minProtocolVersion", "name one up to maxProtocolVersion", "%s is above maxProtocolVersion %s", lo, hi)
+	}
 	switch m := t.GetMode(); m {
 	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
 		if t.GetCredentialName() == "" && (t.GetServerCertificate() == "" || t.GetPrivateKey() == "") {
@@ -61,6 +64,7 @@ func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSS
 
 func (v *validator) destinationRule(r *networking.DestinationRule) {
 	v.host("spec.host", r.GetHost())
+	v.exportTo(r.GetExportTo())
 	v.trafficPolicy("spec.trafficPolicy", r.GetTrafficPolicy())
 	seen := map[string]bool{}
 	for i, s := range r.GetSubsets() {
