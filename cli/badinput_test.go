@@ -81,6 +81,7 @@ var verbs = map[string]asked{
 	"tag generate":           {"prod --revision canary", false, []bad{{"prod", "--revision is missing"}, {"Prod --revision canary", `"Prod" is not a name`}}},
 	"tag list":               {"", true, []bad{{"-o xml", "-o xml: is not table, json or yaml"}}},
 	"tag remove":             {"prod", true, []bad{{"prod", "there is no tag prod"}}},
+	"manifest chart":         {"-o {dir}/charts", false, []bad{{"", "-o DIR is missing"}, {"-o {dir}/good.yaml", "good.yaml"}}},
 	"manifest generate":      {"", false, []bad{{"-f {dir}/none.yaml", "check the name"}, {"-f {dir}/half.yaml", "half.yaml"}, {"-f {dir}/operator.yaml", "nonesuch"}, {"--set profile", "profile"}}},
 	"lb install":             {"", true, nil},
 	"lb manifest":            {"", false, []bad{{"--set x", "x"}}},

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -266,8 +269,47 @@ func (a *app) manifest() *cobra.Command {
 		},
 	}
 	o.add(gen)
-	parent.AddCommand(gen)
+	parent.AddCommand(gen, a.manifestChart())
 	return parent
+}
+
+func (a *app) manifestChart() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "chart",
+		Short: "Writes Helm charts of the same objects: base, istiod and gateway, with the value names of Istio's",
+		Long: `Writes the Helm charts base, istiod and gateway. They hold the objects that install applies, and take the
+values of Istio's charts. Namespace and network label are the user's to make:
+
+  carrick manifest chart -o charts
+  kubectl create namespace istio-system
+  kubectl label namespace istio-system topology.istio.io/network=network1
+  helm install -n istio-system istio-base charts/base
+  helm install -n istio-system istiod charts/istiod --set global.network=network1`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if dir == "" {
+				return usagef("-o DIR is missing: where to write the charts")
+			}
+			files, err := install.Charts(a.version)
+			if err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(files)) {
+				path := filepath.Join(dir, name)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					return err
+				}
+				if err := writeFile(path, files[name], 0o644); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "✔ Charts base, istiod and gateway of version %s are in %s\n", a.version, dir)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&dir, "output", "o", "", "folder to write to")
+	return cmd
 }
 
 // printManifest prints the objects as YAML that kubectl apply takes.
