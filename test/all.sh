@@ -2,7 +2,7 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct (all of them)
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
 #
@@ -11,7 +11,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -121,6 +121,19 @@ metallb() {
   result 'lb install: MetalLB serves, nothing claimed'
 }
 
+# previous: builds an older commit as version 0.0.9 into $PREVIOUS: the one that brought test/all.sh, or
+# $PREVIOUS_COMMIT. And LATER, this source as a version that may not follow it.
+previous() {
+  local commit=${PREVIOUS_COMMIT:-$(git log --diff-filter=A --format=%H -- test/all.sh | tail -1)}
+  export PREVIOUS=$logs/previous LATER=$logs/carrick-0.4.0
+  [ -n "$commit" ] || fail 'no history here to build a previous version from; name a commit in PREVIOUS_COMMIT'
+  rm -rf "$PREVIOUS"
+  mkdir -p "$PREVIOUS"
+  git archive "$commit" | tar -x -C "$PREVIOUS" || fail "git archive $commit"
+  make -C "$PREVIOUS" build image VERSION=0.0.9 || fail 'building the previous version'
+  CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=0.4.0' -o "$LATER" ./cmd/carrick || fail 'building a later version'
+}
+
 one() {
   case $1 in
     overlay) start --nodes 2 --overlay; guide; large_bodies ;;
@@ -142,6 +155,12 @@ one() {
       ;;
     iptables) start --proxy iptables; guide ;;
     distinct) start --distinct; guide ;;
+    upgrade)
+      previous
+      start
+      lab image load "$PREVIOUS/dist/images/carrick.tar" || fail 'the images of the previous build'
+      MEASURED=$measured test/upgrade.sh cluster1 cluster2 || fail 'upgrade'
+      ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -154,6 +173,7 @@ describe() {
     kubernetes-1.34) echo 'Kubernetes 1.34.4, classic sidecars' ;;
     iptables) echo 'kube-proxy in iptables mode' ;;
     distinct) echo 'different pod networks' ;;
+    upgrade) echo 'upgrade from the build before, rollback, revisions side by side, under load' ;;
   esac
 }
 

@@ -18,6 +18,7 @@ for arch in amd64 arm64; do
   cp "$work/bin-$arch/carrick" "$root/bin/"
   cp -R samples "$root/"
   rm -rf "$root/samples/app" "$root/samples/grpc/grpcecho"
+  $go run -ldflags "-X main.version=$version" ./cmd/carrick manifest chart -o "$root/charts" >/dev/null
   cp tools/certs/Makefile.selfsigned.mk "$root/tools/certs/"
   cp LICENSE README.md README.zh-CN.md CHANGELOG.md "$root/"
   $go run ./tools/sbom "$work/bin-$arch/carrick" carrick "$version" >"dist/$name.spdx.json"
