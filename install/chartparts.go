@@ -120,7 +120,7 @@ func (t *chart) istiodObject(c *Config, o *unstructured.Unstructured) error {
 		}
 		sampling := "{{- if not (kindIs \"invalid\" .Values.pilot.traceSampling) }}\n        - name: PILOT_TRACE_SAMPLING\n          value: {{ .Values.pilot.traceSampling | quote }}\n{{- end }}"
 		return t.pods(o, map[string]string{
-			"containers[0].env": text + "\n" + sampling,
+			"containers[0].env":  text + "\n" + sampling,
 			"containers[0].args": "‹in›‹key›:\n‹in›- discovery\n{{- with .Values.global.logging.level }}\n‹in›- --log_output_level={{ . }}\n{{- end }}",
 		}, ".Values.pilot", "not .Values.pilot.autoscaleEnabled", ".Values.pilot.replicaCount")
 	}
