@@ -9,6 +9,8 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filelog "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	metadata "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/metadata/v3"
+	withoutquery "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 
@@ -68,19 +70,17 @@ func (l logSettings) accessLogs(unmatched bool) []*accesslogv3.AccessLog {
 		return nil
 	}
 	log := &filelog.FileAccessLog{Path: l.path}
+	format := &core.SubstitutionFormatString{Formatters: l.formatters()}
 	if l.json != "" {
 		m := map[string]any{}
 		_ = json.Unmarshal([]byte(l.json), &m) // logSettingsOf has tried it
-		log.AccessLogFormat = &filelog.FileAccessLog_LogFormat{LogFormat: &core.SubstitutionFormatString{
-			Format: &core.SubstitutionFormatString_JsonFormat{JsonFormat: jsonStruct(m)},
-		}}
+		format.Format = &core.SubstitutionFormatString_JsonFormat{JsonFormat: jsonStruct(m)}
 	} else {
-		log.AccessLogFormat = &filelog.FileAccessLog_LogFormat{LogFormat: &core.SubstitutionFormatString{
-			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
-				Specifier: &core.DataSource_InlineString{InlineString: l.text},
-			}},
+		format.Format = &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
+			Specifier: &core.DataSource_InlineString{InlineString: l.text},
 		}}
 	}
+	log.AccessLogFormat = &filelog.FileAccessLog_LogFormat{LogFormat: format}
 	a := &accesslogv3.AccessLog{Name: "envoy.access_loggers.file", ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: toAny(log)}}
 	if unmatched {
 		a.Filter = &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
@@ -88,6 +88,18 @@ func (l logSettings) accessLogs(unmatched bool) []*accesslogv3.AccessLog {
 		}}
 	}
 	return []*accesslogv3.AccessLog{a}
+}
+
+// formatters are Envoy's extensions for the operators that it does not know without them.
+func (l logSettings) formatters() []*core.TypedExtensionConfig {
+	var out []*core.TypedExtensionConfig
+	if format := l.text + l.json; strings.Contains(format, "%REQ_WITHOUT_QUERY(") {
+		out = append(out, &core.TypedExtensionConfig{Name: "envoy.formatter.req_without_query", TypedConfig: toAny(&withoutquery.ReqWithoutQuery{})})
+	}
+	if format := l.text + l.json; strings.Contains(format, "%METADATA(") {
+		out = append(out, &core.TypedExtensionConfig{Name: "envoy.formatter.metadata", TypedConfig: toAny(&metadata.Metadata{})})
+	}
+	return out
 }
 
 func jsonStruct(m map[string]any) *structpb.Struct {

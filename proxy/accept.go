@@ -361,6 +361,7 @@ func (d *downstream) secured(err error) {
 	}
 	d.lstat.TLSHandshake.Inc()
 	d.tls = newTLSState(d.c.tls.State())
+	d.tls.info.LocalURISAN = w.p.tls.localURI(d.chain.TLS)
 	d.h2 = d.tls.info.ALPN == "h2"
 	d.dispatch()
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -107,6 +108,13 @@ func newTLSState(s tls.ConnectionState) *tlsState {
 	t.info.PeerSubject = c.Subject.String()
 	t.info.PeerIssuer = c.Issuer.String()
 	t.info.PeerSerial = c.SerialNumber.Text(16)
+	h1 := sha1.Sum(c.Raw)
+	t.info.PeerFingerprint1 = hex.EncodeToString(h1[:])
+	ips := make([]string, len(c.IPAddresses))
+	for i, a := range c.IPAddresses {
+		ips[i] = a.String()
+	}
+	t.info.PeerIPSAN = strings.Join(ips, ",")
 	t.info.PeerFingerprint256 = hex.EncodeToString(h[:])
 	uris := make([]string, len(c.URIs))
 	for i, u := range c.URIs {

@@ -25,10 +25,6 @@ type Entry struct {
 	TerminationDetails  string // CONNECTION_TERMINATION_DETAILS
 	BytesReceived       uint64
 	BytesSent           uint64
-	UpstreamBytesSent   uint64 // on the wire
-	UpstreamBytesRecv   uint64
-	HeaderBytesReceived uint64
-	HeaderBytesSent     uint64
 
 	// Times from Start; negative: did not happen.
 	RequestDuration  time.Duration // last byte of the request received
@@ -44,7 +40,6 @@ type Entry struct {
 	UpstreamFailure    string // UPSTREAM_TRANSPORT_FAILURE_REASON
 	UpstreamAttempts   int
 	UpstreamProtocol   string
-	UpstreamConnID     uint64
 
 	DownstreamLocal        netip.AddrPort // the original destination
 	DownstreamRemote       netip.AddrPort // after X-Forwarded-For, if trusted
@@ -56,7 +51,6 @@ type Entry struct {
 	VirtualClusterName     string
 	FilterChain            string
 	ConnectionID           uint64
-	StreamID               string
 	TLS                    *TLSInfo // of the downstream connection; nil: plaintext
 	UpstreamTLS            *TLSInfo
 }
@@ -69,12 +63,10 @@ type Headers interface {
 
 // TLSInfo is what a TLS connection said of itself and its peer.
 type TLSInfo struct {
-	Version, Cipher, ALPN, SessionID    string
-	PeerSubject, PeerIssuer, PeerSerial string
-	PeerFingerprint256                  string
-	PeerURISAN, PeerDNSSAN              string // several joined by a comma
-	PeerCertPEM                         string // URL-encoded
-	PeerNotBefore, PeerNotAfter         time.Time
-	LocalSubject                        string
-	LocalURISAN, LocalDNSSAN            string
+	Version, Cipher, ALPN                string
+	PeerSubject, PeerIssuer, PeerSerial  string
+	PeerFingerprint1, PeerFingerprint256 string // SHA-1 and SHA-256, hexadecimal
+	PeerURISAN, PeerDNSSAN, PeerIPSAN    string // several joined by a comma
+	PeerNotBefore, PeerNotAfter          time.Time
+	LocalURISAN                          string
 }

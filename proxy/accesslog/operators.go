@@ -1,8 +1,11 @@
 package accesslog
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"strconv"
@@ -57,11 +60,13 @@ var parameterised = map[string]parameter{
 	"DOWNSTREAM_PEER_CERT_V_END":   {false, text, timeOp(func(e *Entry) time.Time { return e.TLS.notAfter() })},
 	"GRPC_STATUS":                  {false, text, grpcStatusOp},
 	// Nothing sets metadata or filter state.
-	"DYNAMIC_METADATA":  {true, text, absent},
-	"CLUSTER_METADATA":  {true, text, absent},
-	"UPSTREAM_METADATA": {true, text, absent},
-	"METADATA":          {true, text, absent},
-	"FILTER_STATE":      {true, text, absent},
+	"DYNAMIC_METADATA":      {true, text, absent},
+	"CLUSTER_METADATA":      {true, text, absent},
+	"UPSTREAM_METADATA":     {true, text, absent},
+	"METADATA":              {true, text, absent},
+	"FILTER_STATE":          {true, text, absent},
+	"UPSTREAM_FILTER_STATE": {true, text, absent},
+	"PATH":                  {false, text, pathOp},
 }
 
 func absent(string) (valueFunc, error) {
@@ -137,25 +142,19 @@ func tlsOf(of func(e *Entry) *TLSInfo, f func(t *TLSInfo) string) plainOp {
 }
 
 var plain = map[string]plainOp{
-	"PROTOCOL":                         str(func(e *Entry) string { return e.Protocol }),
-	"UPSTREAM_PROTOCOL":                str(func(e *Entry) string { return e.UpstreamProtocol }),
-	"RESPONSE_CODE":                    num(func(e *Entry) uint64 { return uint64(e.ResponseCode) }),
-	"RESPONSE_CODE_DETAILS":            str(func(e *Entry) string { return e.ResponseCodeDetails }),
-	"CONNECTION_TERMINATION_DETAILS":   str(func(e *Entry) string { return e.TerminationDetails }),
-	"RESPONSE_FLAGS":                   {text, func(dst []byte, e *Entry) ([]byte, bool) { return e.Flags.Append(dst), true }},
-	"RESPONSE_FLAGS_LONG":              {text, func(dst []byte, e *Entry) ([]byte, bool) { return e.Flags.AppendLong(dst), true }},
-	"BYTES_RECEIVED":                   num(func(e *Entry) uint64 { return e.BytesReceived }),
-	"BYTES_SENT":                       num(func(e *Entry) uint64 { return e.BytesSent }),
-	"DOWNSTREAM_WIRE_BYTES_RECEIVED":   num(func(e *Entry) uint64 { return e.BytesReceived + e.HeaderBytesReceived }),
-	"DOWNSTREAM_WIRE_BYTES_SENT":       num(func(e *Entry) uint64 { return e.BytesSent + e.HeaderBytesSent }),
-	"DOWNSTREAM_HEADER_BYTES_RECEIVED": num(func(e *Entry) uint64 { return e.HeaderBytesReceived }),
-	"DOWNSTREAM_HEADER_BYTES_SENT":     num(func(e *Entry) uint64 { return e.HeaderBytesSent }),
-	"UPSTREAM_WIRE_BYTES_RECEIVED":     num(func(e *Entry) uint64 { return e.UpstreamBytesRecv }),
-	"UPSTREAM_WIRE_BYTES_SENT":         num(func(e *Entry) uint64 { return e.UpstreamBytesSent }),
-	"DURATION":                         ms(func(e *Entry) time.Duration { return e.Duration }),
-	"REQUEST_DURATION":                 ms(func(e *Entry) time.Duration { return e.RequestDuration }),
-	"REQUEST_TX_DURATION":              ms(func(e *Entry) time.Duration { return e.RequestTx }),
-	"RESPONSE_DURATION":                ms(func(e *Entry) time.Duration { return e.ResponseDuration }),
+	"PROTOCOL":                       str(func(e *Entry) string { return e.Protocol }),
+	"UPSTREAM_PROTOCOL":              str(func(e *Entry) string { return e.UpstreamProtocol }),
+	"RESPONSE_CODE":                  num(func(e *Entry) uint64 { return uint64(e.ResponseCode) }),
+	"RESPONSE_CODE_DETAILS":          str(func(e *Entry) string { return e.ResponseCodeDetails }),
+	"CONNECTION_TERMINATION_DETAILS": str(func(e *Entry) string { return e.TerminationDetails }),
+	"RESPONSE_FLAGS":                 {text, func(dst []byte, e *Entry) ([]byte, bool) { return e.Flags.Append(dst), true }},
+	"RESPONSE_FLAGS_LONG":            {text, func(dst []byte, e *Entry) ([]byte, bool) { return e.Flags.AppendLong(dst), true }},
+	"BYTES_RECEIVED":                 num(func(e *Entry) uint64 { return e.BytesReceived }),
+	"BYTES_SENT":                     num(func(e *Entry) uint64 { return e.BytesSent }),
+	"DURATION":                       ms(func(e *Entry) time.Duration { return e.Duration }),
+	"REQUEST_DURATION":               ms(func(e *Entry) time.Duration { return e.RequestDuration }),
+	"REQUEST_TX_DURATION":            ms(func(e *Entry) time.Duration { return e.RequestTx }),
+	"RESPONSE_DURATION":              ms(func(e *Entry) time.Duration { return e.ResponseDuration }),
 	"RESPONSE_TX_DURATION": ms(func(e *Entry) time.Duration {
 		if e.ResponseDuration < 0 || e.ResponseTx < 0 {
 			return -1
@@ -173,7 +172,6 @@ var plain = map[string]plainOp{
 	"UPSTREAM_CLUSTER_RAW":                          str(func(e *Entry) string { return or(e.UpstreamClusterRaw, e.UpstreamCluster) }),
 	"UPSTREAM_TRANSPORT_FAILURE_REASON":             str(func(e *Entry) string { return e.UpstreamFailure }),
 	"UPSTREAM_REQUEST_ATTEMPT_COUNT":                num(func(e *Entry) uint64 { return uint64(e.UpstreamAttempts) }),
-	"UPSTREAM_CONNECTION_ID":                        num(func(e *Entry) uint64 { return e.UpstreamConnID }),
 	"UPSTREAM_LOCAL_ADDRESS":                        addr(upstreamLocal),
 	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":           ip(upstreamLocal),
 	"UPSTREAM_LOCAL_PORT":                           port(upstreamLocal),
@@ -196,8 +194,17 @@ var plain = map[string]plainOp{
 	"VIRTUAL_CLUSTER_NAME":  str(func(e *Entry) string { return e.VirtualClusterName }),
 	"FILTER_CHAIN_NAME":     str(func(e *Entry) string { return e.FilterChain }),
 	"CONNECTION_ID":         num(func(e *Entry) uint64 { return e.ConnectionID }),
-	"STREAM_ID":             str(func(e *Entry) string { return e.StreamID }),
-	"TRACE_ID":              str(func(e *Entry) string { return "" }),
+	"ACCESS_LOG_TYPE": str(func(e *Entry) string {
+		switch {
+		case e.Method != "":
+			return "DownstreamEnd"
+		case e.UpstreamClusterRaw != "":
+			return "TcpConnectionEnd"
+		}
+		return "NotSet" // the listener's own log
+	}),
+	"UNIQUE_ID": {text, func(dst []byte, e *Entry) ([]byte, bool) { return appendUUID(dst), true }},
+	"TRACE_ID":  str(func(e *Entry) string { return "" }),
 	"GRPC_STATUS_NUMBER": {number, func(dst []byte, e *Entry) ([]byte, bool) {
 		n, ok := grpcStatus(e)
 		return strconv.AppendInt(dst, int64(n), 10), ok
@@ -205,28 +212,21 @@ var plain = map[string]plainOp{
 
 	"DOWNSTREAM_TLS_VERSION":          tls(func(t *TLSInfo) string { return t.Version }),
 	"DOWNSTREAM_TLS_CIPHER":           tls(func(t *TLSInfo) string { return t.Cipher }),
-	"DOWNSTREAM_TLS_SESSION_ID":       tls(func(t *TLSInfo) string { return t.SessionID }),
 	"DOWNSTREAM_PEER_SUBJECT":         tls(func(t *TLSInfo) string { return t.PeerSubject }),
 	"DOWNSTREAM_PEER_ISSUER":          tls(func(t *TLSInfo) string { return t.PeerIssuer }),
 	"DOWNSTREAM_PEER_SERIAL":          tls(func(t *TLSInfo) string { return t.PeerSerial }),
 	"DOWNSTREAM_PEER_FINGERPRINT_256": tls(func(t *TLSInfo) string { return t.PeerFingerprint256 }),
+	"DOWNSTREAM_PEER_FINGERPRINT_1":   tls(func(t *TLSInfo) string { return t.PeerFingerprint1 }),
+	"DOWNSTREAM_PEER_IP_SAN":          tls(func(t *TLSInfo) string { return t.PeerIPSAN }),
 	"DOWNSTREAM_PEER_URI_SAN":         tls(func(t *TLSInfo) string { return t.PeerURISAN }),
 	"DOWNSTREAM_PEER_DNS_SAN":         tls(func(t *TLSInfo) string { return t.PeerDNSSAN }),
-	"DOWNSTREAM_PEER_CERT":            tls(func(t *TLSInfo) string { return t.PeerCertPEM }),
-	"DOWNSTREAM_LOCAL_SUBJECT":        tls(func(t *TLSInfo) string { return t.LocalSubject }),
 	"DOWNSTREAM_LOCAL_URI_SAN":        tls(func(t *TLSInfo) string { return t.LocalURISAN }),
-	"DOWNSTREAM_LOCAL_DNS_SAN":        tls(func(t *TLSInfo) string { return t.LocalDNSSAN }),
 	"UPSTREAM_TLS_VERSION":            upstreamTLS(func(t *TLSInfo) string { return t.Version }),
 	"UPSTREAM_TLS_CIPHER":             upstreamTLS(func(t *TLSInfo) string { return t.Cipher }),
-	"UPSTREAM_TLS_SESSION_ID":         upstreamTLS(func(t *TLSInfo) string { return t.SessionID }),
 	"UPSTREAM_PEER_SUBJECT":           upstreamTLS(func(t *TLSInfo) string { return t.PeerSubject }),
 	"UPSTREAM_PEER_ISSUER":            upstreamTLS(func(t *TLSInfo) string { return t.PeerIssuer }),
 	"UPSTREAM_PEER_URI_SAN":           upstreamTLS(func(t *TLSInfo) string { return t.PeerURISAN }),
 	"UPSTREAM_PEER_DNS_SAN":           upstreamTLS(func(t *TLSInfo) string { return t.PeerDNSSAN }),
-	"UPSTREAM_PEER_CERT":              upstreamTLS(func(t *TLSInfo) string { return t.PeerCertPEM }),
-	"UPSTREAM_LOCAL_SUBJECT":          upstreamTLS(func(t *TLSInfo) string { return t.LocalSubject }),
-	"UPSTREAM_LOCAL_URI_SAN":          upstreamTLS(func(t *TLSInfo) string { return t.LocalURISAN }),
-	"UPSTREAM_LOCAL_DNS_SAN":          upstreamTLS(func(t *TLSInfo) string { return t.LocalDNSSAN }),
 }
 
 func upstreamLocal(e *Entry) netip.AddrPort    { return e.UpstreamLocal }
@@ -319,6 +319,46 @@ func headerOp(arg string, from get, cutQuery bool) (valueFunc, error) {
 		}
 		return dst, ok
 	}, nil
+}
+
+// appendUUID appends a random UUID (version 4).
+func appendUUID(b []byte) []byte {
+	var u [16]byte
+	binary.LittleEndian.PutUint64(u[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(u[8:], rand.Uint64())
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	for i, n := 0, 0; i < len(u); i += n {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		if n = 2; i == 0 {
+			n = 4
+		} else if i == 10 {
+			n = 6
+		}
+		b = hex.AppendEncode(b, u[i:i+n])
+	}
+	return b
+}
+
+// pathOp is PATH(QUERY:WHICH), as Envoy has it: QUERY is WQ (with the query) or NQ (without), WHICH
+// is ORIG, PATH or ORIG_OR_PATH; both may be left out.
+func pathOp(arg string) (valueFunc, error) {
+	query, which, _ := strings.Cut(arg, ":")
+	if query != "" && query != "WQ" && query != "NQ" {
+		return nil, fmt.Errorf("%q is neither WQ nor NQ", query)
+	}
+	from := ":path"
+	switch which {
+	case "PATH":
+	case "ORIG":
+		from = "x-envoy-original-path"
+	case "", "ORIG_OR_PATH":
+		from = "x-envoy-original-path?:path"
+	default:
+		return nil, fmt.Errorf("%q is none of ORIG, PATH and ORIG_OR_PATH", which)
+	}
+	return headerOp(from, requestHeader, query == "NQ")
 }
 
 func queryParam(name string) (valueFunc, error) {
