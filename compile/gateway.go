@@ -67,20 +67,49 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 				}
 			}
 			g.servers = append(g.servers, srv)
-			if p.Cluster == s.Local() { // the Secrets of a namespace are for its gateways here, not for its namesakes elsewhere
-				g.addSecrets(s, x.GetTls())
+			g.addSecrets(s, p, x.GetTls().GetCredentialName())
+		}
+	}
+	if len(g.servers) > 0 {
+		for r := range s.DestinationRules().All() {
+			for _, name := range ruleCredentials(r.Spec) {
+				g.addSecrets(s, p, name)
 			}
 		}
 	}
 	return g
 }
 
-// CredentialNamespaces returns the namespaces of the local cluster with a pod that serves with a Secret,
-// as some Gateway says that selects it.
+// ruleCredentials returns the Secrets that a rule has gateways originate TLS with.
+func ruleCredentials(r *networking.DestinationRule) (names []string) {
+	add := func(t *networking.ClientTLSSettings) {
+		if n := t.GetCredentialName(); n != "" && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	policy := func(p *networking.TrafficPolicy) {
+		add(p.GetTls())
+		for _, x := range p.GetPortLevelSettings() {
+			add(x.GetTls())
+		}
+	}
+	policy(r.GetTrafficPolicy())
+	for _, x := range r.GetSubsets() {
+		policy(x.GetTrafficPolicy())
+	}
+	return names
+}
+
+// CredentialNamespaces returns the namespaces of the local cluster with a pod that a Gateway selects and
+// that serves with a Secret, as the Gateway says, or may call with one, as some DestinationRule says.
 func CredentialNamespaces(s *mesh.Snapshot) []string {
 	var selectors []map[string]string
+	calls := false
+	for r := range s.DestinationRules().All() {
+		calls = calls || len(ruleCredentials(r.Spec)) > 0
+	}
 	for g := range s.Gateways().All() {
-		named := slices.ContainsFunc(g.Spec.GetServers(), func(x *networking.Server) bool { return x.GetTls().GetCredentialName() != "" })
+		named := calls || slices.ContainsFunc(g.Spec.GetServers(), func(x *networking.Server) bool { return x.GetTls().GetCredentialName() != "" })
 		if named && !slices.ContainsFunc(selectors, func(m map[string]string) bool { return maps.Equal(m, g.Spec.GetSelector()) }) {
 			selectors = append(selectors, g.Spec.GetSelector())
 		}
@@ -111,12 +140,14 @@ func bindPorts(s *mesh.Snapshot, p Proxy) map[uint16]uint16 {
 	return ports
 }
 
-func (g *gateway) addSecrets(s *mesh.Snapshot, tls *networking.ServerTLSSettings) {
-	if tls.GetCredentialName() == "" {
+// addSecrets adds the Secret of that name, if the gateway is of the local cluster: the Secrets of a
+// namespace are for its gateways here, not for those of its namesakes elsewhere.
+func (g *gateway) addSecrets(s *mesh.Snapshot, p Proxy, name string) {
+	if name == "" || p.Cluster != s.Local() {
 		return
 	}
-	for _, name := range []string{tls.CredentialName, tls.CredentialName + "-cacert"} {
-		if c := s.Credential(g.namespace, name); c != nil && !slices.Contains(g.secrets, c) {
+	for _, n := range []string{name, name + "-cacert"} {
+		if c := s.Credential(g.namespace, n); c != nil && !slices.Contains(g.secrets, c) {
 			g.secrets = append(g.secrets, c)
 		}
 	}

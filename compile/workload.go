@@ -39,6 +39,7 @@ type inputs struct {
 	config      *mesh.Config
 	gateways    *mesh.Table[*mesh.Gateway]
 	routes      *mesh.Table[*mesh.VirtualService]
+	rules       *mesh.Table[*mesh.DestinationRule]
 	credentials *mesh.Table[*mesh.Credential]
 	stamp       *mesh.Stamp
 }
@@ -50,7 +51,7 @@ func (w *workloads) pass(s *mesh.Snapshot, proxies []Proxy) []*workload {
 	for i, p := range proxies {
 		in := inputs{services: s.Services(p.Cluster, p.Namespace), config: s.Config()}
 		if p.Router {
-			in.gateways, in.routes, in.stamp, in.credentials = s.Gateways(), s.VirtualServices(), s.Stamp(), s.Credentials()
+			in.gateways, in.routes, in.rules, in.stamp, in.credentials = s.Gateways(), s.VirtualServices(), s.DestinationRules(), s.Stamp(), s.Credentials()
 		} else {
 			in.policies = s.Policies()
 		}

@@ -160,7 +160,57 @@ YAML
   until_true 20 'HTTPS with a client certificate' answers ca2 --cert "$work/client.crt" --key "$work/client.key"
   kube "$C1" -n sample delete gateway/secure virtualservice/secure >/dev/null
   kube "$C1" -n istio-system delete secret hello-credential >/dev/null
-  pass 'credentials: SIMPLE, rotated, MUTUAL'
+  elsewhere
+  pass 'credentials: SIMPLE, rotated, MUTUAL; in a namespace of the gateway'
+}
+
+# elsewhere: a gateway in a namespace of its own takes its certificate from there, while its Role allows it.
+elsewhere() {
+  step 'A gateway in a namespace of its own'
+  cat >"$work/edge.yaml" <<'YAML'
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: edge}
+spec:
+  profile: empty
+  components:
+    ingressGateways:
+    - {name: edge-gateway, namespace: edge, enabled: true, label: {istio: edge}}
+YAML
+  run "$CARRICK" install --context="$C1" -y -f "$work/edge.yaml"
+  ready "$C1" edge deploy/edge-gateway
+  gateway SIMPLE
+  kube "$C1" -n sample patch gateway secure --type=merge -p '{"spec":{"selector":{"istio":"edge"}}}' >/dev/null
+  address=''
+  addressed() { address=$(kube "$C1" -n edge get svc edge-gateway -o jsonpath='{.status.loadBalancer.ingress[0].ip}') && [ -n "$address" ]; }
+  until_true 30 'an address of the gateway' addressed
+  edge_secret() { # CERT
+    kube "$C1" -n edge create secret tls hello-credential --dry-run=client -o yaml --cert="$work/$1.crt" --key="$work/$1.key" | kube "$C1" apply -f - >/dev/null
+  }
+  until_true 30 'the missing Secret is named with its namespace' said gateway secure 'namespace edge of the gateway has no Secret hello-credential'
+  # A Secret of that name in the control plane's namespace is none of this gateway's.
+  secret hello-credential two
+  edge_secret one
+  until_true 30 'HTTPS with the certificate of namespace edge' answers ca1
+  refused ca2 || fail 'the certificate of another namespace is served'
+  edge_secret two
+  until_true 30 'HTTPS with the rotated certificate' answers ca2
+  kube "$C1" -n istio-system delete secret hello-credential >/dev/null
+  kube "$C1" -n edge delete role edge-gateway-sds >/dev/null
+  kube "$C1" -n istio-system rollout restart deploy/istiod >/dev/null
+  ready "$C1" istio-system deploy/istiod
+  until_true 60 'the missing Role is named, with the command' said gateway secure 'may not read Secrets of namespace edge.*kubectl -n edge create role'
+  answers ca2 || fail 'the gateway lost its certificate with the Role'
+  # The command, as the status gives it.
+  said gateway secure . | grep -o 'kubectl -n edge create role .*' | sed "s/)*$//; s/kubectl /kubectl --context=$C1 /g" >"$work/fix"
+  run cat "$work/fix"
+  bash "$work/fix" >/dev/null || fail 'the command of the status'
+  until_true 30 'no complaint any more' eval '! said gateway secure "Secret"'
+  edge_secret one
+  until_true 30 'HTTPS with the certificate rotated again' answers ca1
+  kube "$C1" -n sample delete gateway/secure virtualservice/secure >/dev/null
+  "$CARRICK" uninstall --context="$C1" -y -f "$work/edge.yaml" >"$work/out" 2>&1 || { cat "$work/out"; fail 'uninstall of the gateway'; }
+  kube "$C1" delete namespace edge >/dev/null
 }
 
 # peers MODE [PORT MODE]: the mode of namespace sample.
