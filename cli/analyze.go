@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +29,9 @@ import (
 
 // message is one finding, as analyze prints it.
 type message struct {
-	Level   string `json:"level"`  // Error: refused; Warning: does not fit
-	Origin  string `json:"origin"` // KIND NAMESPACE/NAME
+	Level   string `json:"level"`          // Error, Warning, Info: as istioctl has them
+	Code    string `json:"code,omitempty"` // Istio's, such as IST0101
+	Origin  string `json:"origin"`         // KIND NAMESPACE/NAME
 	Cluster string `json:"cluster,omitempty"`
 	Field   string `json:"field,omitempty"`
 	Message string `json:"message"`
@@ -39,50 +43,92 @@ func messageOf(level string, f mesh.Finding) message {
 	if f.Object.Namespace != "" {
 		name = f.Object.Namespace + "/" + name
 	}
-	return message{level, f.Object.Kind + " " + name, f.Object.Cluster, f.Field, f.Message, f.Fix}
+	code := f.Code
+	if code == "" && level == "Error" {
+		code = "IST0106" // what is refused is what Istio's schema refuses
+	}
+	if l := levels[code]; l != "" {
+		level = l
+	}
+	return message{level, code, f.Object.Kind + " " + name, f.Object.Cluster, f.Field, f.Message, f.Fix}
 }
 
 func (a *app) analyze() *cobra.Command {
-	var all, useKube bool
-	var output string
+	var all, useKube, recursive, everywhere bool
+	var output, threshold string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "analyze [FILE...]",
 		Short: "Finds what is wrong with a mesh's configuration, in a cluster and in files",
 		Long: `Reads a cluster as its control plane does, with the clusters that it watches, adds the objects of files
-as if they were applied, and lists what is refused (Error) and what does not fit together (Warning). The
-exit code is 1 if there is an Error. Without a cluster (--use-kube=false) objects are checked by themselves.`,
-		Example: "  carrick analyze --context=cluster1 -A\n  carrick analyze gateway.yaml",
+as if they were applied, and lists what is refused, what does not fit together, and what keeps sidecars out
+of where they are meant to be, with the codes and levels of istioctl. The exit code is 1 if there is an Error
+(--failure-threshold: or a Warning, or an Info). Files may be directories, of which the .yaml, .yml and .json
+files are read, with --recursive also those below. Without a cluster (--use-kube=false) objects are checked
+by themselves.`,
+		Example: "  carrick analyze --context=cluster1 -A\n  carrick analyze gateway.yaml\n  carrick analyze --use-kube=false --recursive config/",
 		RunE: func(cmd *cobra.Command, files []string) error {
-			if output != "log" && output != "json" && output != "yaml" {
-				return usagef("-o %s: is not log, json or yaml", output)
+			if err := checkOutput(output, "log", "json", "yaml"); err != nil {
+				return err
 			}
-			objects, err := readDocuments(cmd, files)
+			threshold := slices.Index(order, threshold)
+			if threshold < 0 {
+				return usagef("--failure-threshold: is not Info, Warning or Error")
+			}
+			objects, err := readDocuments(cmd, files, recursive)
 			if err != nil {
 				return err
 			}
-			namespace := ""
-			var found []message
 			if !useKube {
 				if len(files) == 0 {
 					return usagef("there is nothing to analyze: give files, or leave --use-kube on")
 				}
-				found = alone(objects)
-			} else {
+				return printMessages(cmd.OutOrStdout(), alone(objects), "", output, threshold)
+			}
+			ask := func(c *cluster) ([]message, error) {
+				found, err := a.live(cmd.Context(), c, objects, timeout)
+				if err != nil {
+					return nil, c.wrong(err)
+				}
+				namespace := ""
+				if !all {
+					namespace = c.namespace
+				}
+				return inOrder(found, namespace), nil
+			}
+			if !everywhere {
 				c, err := a.target.connect(cmd)
 				if err != nil {
 					return err
 				}
+				found, err := ask(c)
+				if err != nil {
+					return err
+				}
+				namespace := ""
 				if !all {
 					namespace = c.namespace
 				}
-				if found, err = a.live(cmd.Context(), c, objects, timeout); err != nil {
-					return c.wrong(err)
-				}
+				return printMessages(cmd.OutOrStdout(), found, namespace, output, threshold)
 			}
-			return printMessages(cmd.OutOrStdout(), found, namespace, output)
+			failed := false
+			err = survey(&a.target, cmd, true, output, func(c *cluster) ([]message, error) {
+				found, err := ask(c)
+				failed = failed || reaches(found, threshold)
+				return found, err
+			}, func(found []message) error {
+				printLines(cmd.OutOrStdout(), found, "")
+				return nil
+			})
+			if err == nil && failed {
+				err = silent{errFound}
+			}
+			return err
 		},
 	}
+	cmd.Flags().BoolVar(&everywhere, "all-contexts", false, "analyze every cluster of the kubeconfig")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "read directories with those below them")
+	cmd.Flags().StringVar(&threshold, "failure-threshold", "Error", "the lowest level that makes the exit code 1: Info, Warning or Error")
 	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "objects of all namespaces (default that of --namespace or the context)")
 	cmd.Flags().BoolVarP(&useKube, "use-kube", "k", true, "read the cluster")
 	cmd.Flags().StringVarP(&output, "output", "o", "log", "log, json or yaml")
@@ -92,6 +138,8 @@ exit code is 1 if there is an Error. Without a cluster (--use-kube=false) object
 
 func (a *app) validate() *cobra.Command {
 	var files []string
+	var recursive bool
+	var output string
 	cmd := &cobra.Command{
 		Use:     "validate -f FILE",
 		Aliases: []string{"v"},
@@ -101,14 +149,19 @@ func (a *app) validate() *cobra.Command {
 			if len(files) == 0 {
 				return usagef("-f FILE is missing")
 			}
-			objects, err := readDocuments(cmd, files)
+			if err := checkOutput(output, "log", "json", "yaml"); err != nil {
+				return err
+			}
+			objects, err := readDocuments(cmd, files, recursive)
 			if err != nil {
 				return err
 			}
-			return printMessages(cmd.OutOrStdout(), alone(objects), "", "log")
+			return printMessages(cmd.OutOrStdout(), alone(objects), "", output, slices.Index(order, "Error"))
 		},
 	}
-	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "files to check; - is standard input")
+	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "files and directories to check; - is standard input")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "read directories with those below them")
+	cmd.Flags().StringVarP(&output, "output", "o", "log", "log, json or yaml")
 	return cmd
 }
 
@@ -169,11 +222,17 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 	}
 	snap = snap.Apply(es...)
 	out = append(append(out, bad...), messages("Error", snap.Findings())...)
-	return append(out, messages("Warning", compile.Check(snap, unreadable))...), nil
+	out = append(out, messages("Warning", compile.Check(snap, unreadable))...)
+	more, err := a.analyzeInjection(ctx, c, cfg.Cluster)
+	return append(out, more...), err
 }
 
 // readDocuments reads the objects of files. What is no YAML is an error.
-func readDocuments(cmd *cobra.Command, files []string) (objects []*unstructured.Unstructured, err error) {
+func readDocuments(cmd *cobra.Command, names []string, recursive bool) (objects []*unstructured.Unstructured, err error) {
+	files, err := filesOf(names, recursive)
+	if err != nil {
+		return nil, err
+	}
 	for _, file := range files {
 		b, err := readFile(cmd, file, install.MaxFile)
 		if err != nil {
@@ -221,44 +280,95 @@ func alone(objects []*unstructured.Unstructured) []message {
 	return append(bad, messages("Error", s.Findings())...)
 }
 
-func printMessages(out io.Writer, all []message, namespace, output string) error {
+// filesOf replaces directories by the files in them that may hold objects.
+func filesOf(names []string, recursive bool) (files []string, err error) {
+	for _, name := range names {
+		if st, err := os.Stat(name); name == "-" || err != nil || !st.IsDir() {
+			files = append(files, name) // what is not there is said when it is read
+			continue
+		}
+		before := len(files)
+		err := filepath.WalkDir(name, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case d.IsDir() && path != name && !recursive:
+				return filepath.SkipDir
+			case !d.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)):
+				files = append(files, path)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(files) == before {
+			return nil, fmt.Errorf("directory %s has no .yaml, .yml or .json file; check the name, or give --recursive", name)
+		}
+	}
+	return files, nil
+}
+
+// order is of the levels, from the least.
+var order = []string{"Info", "Warning", "Error"}
+
+var errFound = errors.New("errors were found")
+
+// reaches reports whether a message is at least of a level, as an index of order.
+func reaches(all []message, threshold int) bool {
+	return slices.ContainsFunc(all, func(m message) bool { return slices.Index(order, m.Level) >= threshold })
+}
+
+// inOrder returns the messages of a namespace, or with "" all, the worst first.
+func inOrder(all []message, namespace string) []message {
 	all = slices.DeleteFunc(all, func(m message) bool {
-		_, name, _ := strings.Cut(m.Origin, " ")
+		kind, name, _ := strings.Cut(m.Origin, " ")
 		in, _, inside := strings.Cut(name, "/")
-		return namespace != "" && inside && in != namespace
+		return namespace != "" && (inside && in != namespace || kind == "Namespace" && name != namespace)
 	})
 	slices.SortStableFunc(all, func(a, b message) int {
-		return cmp.Or(strings.Compare(a.Level, b.Level), strings.Compare(a.Origin, b.Origin), strings.Compare(a.Field, b.Field))
+		return cmp.Or(slices.Index(order, b.Level)-slices.Index(order, a.Level), strings.Compare(a.Origin, b.Origin), strings.Compare(a.Field, b.Field))
 	})
-	all = slices.Compact(all)
-	failed := slices.ContainsFunc(all, func(m message) bool { return m.Level == "Error" })
+	return slices.Compact(all)
+}
+
+func printMessages(out io.Writer, all []message, namespace, output string, threshold int) error {
+	all = inOrder(all, namespace)
 	if structured(output) {
 		if err := printValue(out, append([]message{}, all...), output); err != nil {
 			return err
 		}
 	} else {
-		for _, m := range all {
-			parts := []string{m.Level + " (" + strings.TrimSpace(m.Origin+" "+m.Cluster) + ")"}
-			if m.Field != "" {
-				parts = append(parts, m.Field+":")
-			}
-			parts = append(parts, m.Message)
-			line := strings.Join(parts, " ")
-			if m.Fix != "" {
-				line += "; " + m.Fix
-			}
-			fmt.Fprintln(out, line)
-		}
-		if len(all) == 0 {
-			where := "in all namespaces"
-			if namespace != "" {
-				where = "in namespace " + namespace
-			}
-			fmt.Fprintf(out, "✔ No issues found %s.\n", where)
-		}
+		printLines(out, all, namespace)
 	}
-	if failed {
-		return silent{errors.New("errors were found")}
+	if reaches(all, threshold) {
+		return silent{errFound}
 	}
 	return nil
+}
+
+// printLines prints messages as istioctl does: LEVEL [CODE] (OBJECT) TEXT.
+func printLines(out io.Writer, all []message, namespace string) {
+	for _, m := range all {
+		parts := []string{m.Level}
+		if m.Code != "" {
+			parts = append(parts, "["+m.Code+"]")
+		}
+		parts = append(parts, "("+strings.TrimSpace(m.Origin+" "+m.Cluster)+")")
+		if m.Field != "" {
+			parts = append(parts, m.Field+":")
+		}
+		line := strings.Join(append(parts, m.Message), " ")
+		if m.Fix != "" {
+			line += "; " + m.Fix
+		}
+		fmt.Fprintln(out, line)
+	}
+	if len(all) == 0 {
+		where := "in all namespaces"
+		if namespace != "" {
+			where = "in namespace " + namespace
+		}
+		fmt.Fprintf(out, "✔ No issues found %s.\n", where)
+	}
 }

@@ -40,8 +40,18 @@ type checker struct {
 	found      []mesh.Finding
 }
 
-func (c *checker) add(o mesh.Key, field, fix, format string, args ...any) {
-	c.found = append(c.found, mesh.Finding{Object: o, Field: field, Message: fmt.Sprintf(format, args...), Fix: fix})
+// Codes of Istio's messages (pkg/config/analysis/msg), which its users know.
+const (
+	notFound          = "IST0101" // ReferencedResourceNotFound
+	conflictingRoutes = "IST0109" // ConflictingMeshGatewayVirtualServiceHosts
+	portRequired      = "IST0112" // VirtualServiceDestinationPortSelectorRequired
+	hostNotInGateway  = "IST0132" // VirtualServiceHostNotFoundInGateway
+	conflictingServer = "IST0145" // ConflictingGateways
+)
+
+// add takes a code of Istio's, or "".
+func (c *checker) add(code string, o mesh.Key, field, fix, format string, args ...any) {
+	c.found = append(c.found, mesh.Finding{Object: o, Field: field, Message: fmt.Sprintf(format, args...), Fix: fix, Code: code})
 }
 
 // networks finds endpoints that other networks cannot reach.
@@ -75,12 +85,12 @@ func (c *checker) networks() {
 			}
 		}
 		for _, cluster := range sortedKeys(plain) {
-			c.add(h.Service.In(cluster).Key(), "", "inject a sidecar into its pods, or let PeerAuthentication allow mutual TLS",
+			c.add("", h.Service.In(cluster).Key(), "", "inject a sidecar into its pods, or let PeerAuthentication allow mutual TLS",
 				"%d of its endpoints take no mutual TLS, so other networks cannot reach them", plain[cluster])
 		}
 	}
 	for b, n := range hidden {
-		c.add(mesh.Key{Cluster: b.cluster, Kind: mesh.KindCluster, Name: b.cluster}, "",
+		c.add("", mesh.Key{Cluster: b.cluster, Kind: mesh.KindCluster, Name: b.cluster}, "",
 			"label the Service of its east-west gateway topology.istio.io/network and see that it has an address",
 			"network %s has no gateway, so other networks cannot reach %d services in it", b.network, n)
 	}
@@ -97,12 +107,12 @@ func (c *checker) services() {
 			for i, port := range p.Ports {
 				j := slices.IndexFunc(first.Ports, func(q mesh.ServicePort) bool { return q.Number == port.Number })
 				if j >= 0 && first.Ports[j].Protocol() != port.Protocol() {
-					c.add(p.Key(), fmt.Sprintf("spec.ports[%d]", i), "name the port alike in all clusters",
+					c.add("", p.Key(), fmt.Sprintf("spec.ports[%d]", i), "name the port alike in all clusters",
 						"port %d speaks %s here and %s in cluster %s", port.Number, nameOf(port.Protocol()), nameOf(first.Ports[j].Protocol()), first.Cluster)
 				}
 			}
 			if p.Headless != first.Headless {
-				c.add(p.Key(), "spec.clusterIP", "make it alike in all clusters", "the Service is headless in one of clusters %s and %s only", p.Cluster, first.Cluster)
+				c.add("", p.Key(), "spec.clusterIP", "make it alike in all clusters", "the Service is headless in one of clusters %s and %s only", p.Cluster, first.Cluster)
 			}
 		}
 	}
@@ -113,8 +123,13 @@ func nameOf(p mesh.Protocol) string { return cmp.Or(string(p), "whatever its fir
 func (c *checker) virtualService(v *mesh.VirtualService) {
 	key := v.Key()
 	for i, g := range v.Spec.GetGateways() {
-		if g != "mesh" && c.s.Gateways().Get(qualify(g, v.Namespace)) == nil {
-			c.add(key, fmt.Sprintf("spec.gateways[%d]", i), "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(g, v.Namespace))
+		if g == "mesh" {
+			continue
+		}
+		if gateway := c.s.Gateways().Get(qualify(g, v.Namespace)); gateway != nil {
+			c.hosts(v, i, gateway)
+		} else {
+			c.add(notFound, key, fmt.Sprintf("spec.gateways[%d]", i), "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(g, v.Namespace))
 		}
 	}
 	if v.InMesh() {
@@ -124,7 +139,7 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 			if h == nil || len(h.Routes) == 0 || h.Routes[0].VirtualService == v {
 				continue
 			}
-			c.add(key, fmt.Sprintf("spec.hosts[%d]", i), "write the routes into one of them",
+			c.add(conflictingRoutes, key, fmt.Sprintf("spec.hosts[%d]", i), "write the routes into one of them",
 				"VirtualService %s/%s is older and holds for %s", h.Routes[0].Namespace, h.Routes[0].Name, host)
 		}
 	}
@@ -165,10 +180,48 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 	}
 }
 
+// hosts finds hosts of a VirtualService that its gateway does not serve.
+func (c *checker) hosts(v *mesh.VirtualService, at int, g *mesh.Gateway) {
+	var missing []string
+	for _, name := range v.Spec.GetHosts() {
+		host := c.s.Resolve(name, v.Namespace)
+		if !slices.ContainsFunc(g.Spec.GetServers(), func(s *networking.Server) bool {
+			return slices.ContainsFunc(s.GetHosts(), func(h string) bool {
+				namespace, h, scoped := strings.Cut(h, "/")
+				if !scoped {
+					namespace, h = "*", namespace
+				}
+				return (namespace == "*" || namespace == v.Namespace || namespace == "." && g.Namespace == v.Namespace) && (overlap(h, name) || overlap(h, host))
+			})
+		}) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		c.add(hostNotInGateway, v.Key(), fmt.Sprintf("spec.gateways[%d]", at), "add them to the hosts of one of its servers, or take the gateway out",
+			"Gateway %s/%s serves none of its hosts %s", g.Namespace, g.Name, strings.Join(missing, ", "))
+	}
+}
+
+// overlap reports whether two host names, each with or without a wildcard in front, have a name in common.
+func overlap(a, b string) bool {
+	x, wildA := strings.CutPrefix(a, "*")
+	y, wildB := strings.CutPrefix(b, "*")
+	switch {
+	case wildA && wildB:
+		return strings.HasSuffix(x, y) || strings.HasSuffix(y, x)
+	case wildA:
+		return strings.HasSuffix(b, x)
+	case wildB:
+		return strings.HasSuffix(a, y)
+	}
+	return a == b
+}
+
 func (c *checker) destination(key mesh.Key, field string, d *networking.Destination, host string) {
 	h := c.s.Host(host)
 	if h == nil || h.Service == nil {
-		c.add(key, field+".host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+		c.add(notFound, key, field+".host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
 		return
 	}
 	has := func(n uint32) bool {
@@ -176,8 +229,11 @@ func (c *checker) destination(key mesh.Key, field string, d *networking.Destinat
 			return slices.ContainsFunc(p.Ports, func(q mesh.ServicePort) bool { return uint32(q.Number) == n })
 		})
 	}
+	if ports := h.Service.Parts[0].Ports; d.GetPort().GetNumber() == 0 && len(ports) > 1 {
+		c.add(portRequired, key, field+".port", "name the port that is meant", "%s has %d ports, and the destination names none", host, len(ports))
+	}
 	if n := d.GetPort().GetNumber(); n != 0 && !has(n) {
-		c.add(key, field+".port.number", "name a port of the Service", "%s has no port %d", host, n)
+		c.add(notFound, key, field+".port.number", "name a port of the Service", "%s has no port %d", host, n)
 	}
 	if d.GetSubset() == "" {
 		return
@@ -185,7 +241,7 @@ func (c *checker) destination(key mesh.Key, field string, d *networking.Destinat
 	if !slices.ContainsFunc(h.Rules, func(r *mesh.Rule) bool {
 		return slices.ContainsFunc(r.Spec.GetSubsets(), func(s *networking.Subset) bool { return s.GetName() == d.GetSubset() })
 	}) {
-		c.add(key, field+".subset", "define it in a DestinationRule of the host", "no DestinationRule of %s has a subset %s", host, d.GetSubset())
+		c.add(notFound, key, field+".subset", "define it in a DestinationRule of the host", "no DestinationRule of %s has a subset %s", host, d.GetSubset())
 	}
 }
 
@@ -198,7 +254,7 @@ func (c *checker) gateway(g *mesh.Gateway) {
 		}
 	}
 	if len(namespaces) == 0 {
-		c.add(key, "spec.selector", "select the labels of a gateway's pods", "no pod has the labels %s", joinLabels(g.Spec.GetSelector()))
+		c.add(notFound, key, "spec.selector", "select the labels of a gateway's pods", "no pod has the labels %s", joinLabels(g.Spec.GetSelector()))
 		return
 	}
 	for i, srv := range g.Spec.GetServers() {
@@ -206,9 +262,9 @@ func (c *checker) gateway(g *mesh.Gateway) {
 		if name := srv.GetTls().GetCredentialName(); name != "" {
 			for _, ns := range sortedKeys(namespaces) {
 				if fix := c.unreadable[ns]; fix != "" {
-					c.add(key, field+".tls.credentialName", fix, "the control plane may not read Secrets of namespace %s, where the gateway's pods are", ns)
+					c.add("", key, field+".tls.credentialName", fix, "the control plane may not read Secrets of namespace %s, where the gateway's pods are", ns)
 				} else if c.s.Credential(ns, name) == nil {
-					c.add(key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
+					c.add(notFound, key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
 				}
 			}
 		}
@@ -235,7 +291,7 @@ func (c *checker) mixed(g *mesh.Gateway, i int, srv *networking.Server) {
 		}
 		for _, x := range o.Spec.GetServers() {
 			if x.GetPort().GetNumber() == srv.GetPort().GetNumber() && tls(x) != tls(srv) {
-				c.add(g.Key(), fmt.Sprintf("spec.servers[%d].port", i), "take another port",
+				c.add(conflictingServer, g.Key(), fmt.Sprintf("spec.servers[%d].port", i), "take another port",
 					"port %d speaks %s here and %s in Gateway %s/%s, which is older", x.GetPort().GetNumber(), srv.GetPort().GetProtocol(), x.GetPort().GetProtocol(), o.Namespace, o.Name)
 				return
 			}
@@ -259,7 +315,7 @@ func (c *checker) overlap(g *mesh.Gateway, i int, srv *networking.Server) {
 			mine, theirs := (&server{Server: srv}).patterns(), (&server{Server: x}).patterns()
 			for _, h := range mine {
 				if slices.Contains(theirs, h) {
-					c.add(g.Key(), fmt.Sprintf("spec.servers[%d].hosts", i), "remove the host from one of them",
+					c.add(conflictingServer, g.Key(), fmt.Sprintf("spec.servers[%d].hosts", i), "remove the host from one of them",
 						"Gateway %s/%s is older and serves %s on port %d", o.Namespace, o.Name, h, srv.GetPort().GetNumber())
 				}
 			}
@@ -273,6 +329,6 @@ func (c *checker) destinationRule(r *mesh.DestinationRule) {
 		return
 	}
 	if h := c.s.Host(host); h == nil || h.Service == nil {
-		c.add(r.Key(), "spec.host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+		c.add(notFound, r.Key(), "spec.host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
 	}
 }

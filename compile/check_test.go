@@ -52,7 +52,19 @@ kind: VirtualService
 metadata: {name: b, namespace: shop, creationTimestamp: "2026-01-02T00:00:00Z"}
 spec:
   hosts: [web]
+  http: [{route: [{destination: {host: web}, weight: 50}, {destination: {host: two}, weight: 50}]}]
+---
+kind: VirtualService
+metadata: {name: c, namespace: shop}
+spec:
+  hosts: [a.example.com, b.example.org]
+  gateways: [named]
   http: [{route: [{destination: {host: web}}]}]
+---
+cluster: cluster1
+kind: Service
+metadata: {name: two, namespace: shop}
+spec: {clusterIP: 10.0.0.2, ports: [{name: http, port: 80}, {name: http-b, port: 81}]}
 ---
 kind: DestinationRule
 metadata: {name: r, namespace: shop}
@@ -61,15 +73,22 @@ spec: {host: other}
 kind: Gateway
 metadata: {name: g, namespace: shop}
 spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
+---
+kind: Gateway
+metadata: {name: named, namespace: shop}
+spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["./*.example.com", "other/b.example.org"]}]}
 `))...)
 	compareFindings(t, "routes", Check(s, nil), []string{
 		"DestinationRule/shop/r@cluster1: spec.host: host other.shop.svc.cluster.local does not exist",
 		"Gateway/shop/g@cluster1: spec.selector: no pod has the labels istio=nobody",
+		"Gateway/shop/named@cluster1: spec.selector: no pod has the labels istio=nobody",
 		"VirtualService/shop/a@cluster1: spec.gateways[1]: Gateway shop/nobody does not exist",
 		"VirtualService/shop/a@cluster1: spec.http[0].route[0].destination.port.number: web.shop.svc.cluster.local has no port 81",
 		"VirtualService/shop/a@cluster1: spec.http[1].route[0].destination.subset: no DestinationRule of web.shop.svc.cluster.local has a subset v1",
 		"VirtualService/shop/a@cluster1: spec.http[2].route[0].destination.host: host wbe.shop.svc.cluster.local does not exist",
 		"VirtualService/shop/b@cluster1: spec.hosts[0]: VirtualService shop/a is older and holds for web.shop.svc.cluster.local",
+		"VirtualService/shop/b@cluster1: spec.http[0].route[1].destination.port: two.shop.svc.cluster.local has 2 ports, and the destination names none",
+		"VirtualService/shop/c@cluster1: spec.gateways[0]: Gateway shop/named serves none of its hosts b.example.org",
 	})
 }
 

@@ -291,6 +291,7 @@ type Finding struct {
 	Field   string // "spec.servers[0].port.number"; "" if it is about the whole
 	Message string // one sentence, without the object's name
 	Fix     string // what to do, one sentence; "" if that is plain from Message
+	Code    string // of Istio's messages, such as IST0101; "" where those have none
 }
 
 // String returns one line.

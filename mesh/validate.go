@@ -42,7 +42,7 @@ type validator struct {
 }
 
 func (v *validator) add(field, fix, format string, args ...any) {
-	v.found = append(v.found, Finding{v.object, field, fmt.Sprintf(format, args...), fix})
+	v.found = append(v.found, Finding{Object: v.object, Field: field, Message: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 func (v *validator) port(field string, n uint32) {
