@@ -159,7 +159,7 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 	}
 	subnets := func(field string, subnets []string, effect string) {
 		if len(subnets) > 0 {
-			c.add(key, field+".destinationSubnets", "match by port", "it is not supported yet: %s", effect)
+			c.add("", key, field+".destinationSubnets", "match by port", "it is not supported yet: %s", effect)
 		}
 	}
 	for i, r := range v.Spec.GetTcp() {
@@ -270,11 +270,11 @@ func (c *checker) gateway(g *mesh.Gateway) {
 		}
 		for j, name := range srv.GetTls().GetCipherSuites() {
 			if !slices.Contains(cipherSuites, name) {
-				c.add(key, fmt.Sprintf("%s.tls.cipherSuites[%d]", field, j), "name one of "+strings.Join(cipherSuites, ", "), "%q is no cipher suite, and is left out", name)
+				c.add("", key, fmt.Sprintf("%s.tls.cipherSuites[%d]", field, j), "name one of "+strings.Join(cipherSuites, ", "), "%q is no cipher suite, and is left out", name)
 			}
 		}
 		if b := srv.GetBind(); b != "" && b != "0.0.0.0" && b != "::" {
-			c.add(key, field+".bind", "remove it", "it has no effect: the gateway listens on all of its addresses")
+			c.add("", key, field+".bind", "remove it", "it has no effect: the gateway listens on all of its addresses")
 		}
 		c.overlap(g, i, srv)
 		c.mixed(g, i, srv)
