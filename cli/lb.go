@@ -33,20 +33,29 @@ func (l *lbFlags) config(version string) (install.LBConfig, error) {
 		if !ok {
 			return lc, usagef("--set %s: want PATH=VALUE", s)
 		}
-		switch strings.TrimPrefix(strings.TrimPrefix(path, "spec."), "values.global.") {
+		switch lbSetting(path) {
 		case "hub":
 			lc.Hub = strings.TrimSuffix(value, "/")
 		case "tag":
 			lc.Tag = value
 		case "imagePullPolicy":
 			lc.PullPolicy = value
-		case "imagePullSecrets[0]", "imagePullSecrets":
+		case "imagePullSecrets":
 			lc.Pull = append(lc.Pull, strings.Trim(value, `[]"`))
 		default:
 			return lc, usagef("--set %s: the load balancer has hub, tag, values.global.imagePullPolicy and values.global.imagePullSecrets", s)
 		}
 	}
 	return lc, nil
+}
+
+// lbSetting names the setting that a path of install's stands for: "values.global.imagePullSecrets[1]" is "imagePullSecrets".
+func lbSetting(path string) string {
+	name := strings.TrimPrefix(strings.TrimPrefix(path, "spec."), "values.global.")
+	if list, index, ok := strings.Cut(name, "["); ok && strings.HasSuffix(index, "]") {
+		return list
+	}
+	return name
 }
 
 func (a *app) loadBalancer() *cobra.Command {

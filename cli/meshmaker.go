@@ -227,8 +227,8 @@ func (m *meshMaker) planPools(ctx context.Context, c meshCluster, k *cluster) (s
 	}
 	var l lbFlags
 	for _, s := range m.sets(c) {
-		switch path, _, _ := strings.Cut(strings.TrimPrefix(s, "spec."), "="); strings.TrimPrefix(path, "values.global.") {
-		case "hub", "tag", "imagePullPolicy", "imagePullSecrets[0]", "imagePullSecrets":
+		switch path, _, _ := strings.Cut(s, "="); lbSetting(path) {
+		case "hub", "tag", "imagePullPolicy", "imagePullSecrets":
 			l.sets = append(l.sets, s)
 		}
 	}
