@@ -2,7 +2,7 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade (all of them)
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
 #
@@ -11,7 +11,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -24,11 +24,15 @@ trap 'lab down >/dev/null 2>&1' EXIT
 
 # start LAB-ARGS…: a lab with the images.
 start() {
+  started "$@"
+  lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
+}
+# started LAB-ARGS…: a lab without images.
+started() {
   lab up "$@" || fail 'the lab did not come up'
   KUBECONFIG=$(lab kubeconfig)
   export KUBECONFIG
   ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
-  lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
   export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
 }
 guide() { test/walkthrough.sh cluster1 cluster2 || fail 'the guide'; }
@@ -161,6 +165,12 @@ one() {
       lab image load "$PREVIOUS/dist/images/carrick.tar" || fail 'the images of the previous build'
       MEASURED=$measured test/upgrade.sh cluster1 cluster2 || fail 'upgrade'
       ;;
+    registry)
+      started && lab image load dist/images/samples.tar || fail 'the images'
+      test/registry.sh $id || fail 'the registry'
+      result 'steps 1 to 14; pulled with a password from a registry in the lab, after carrick image push'
+      ;;
+    dist) test/dist.sh || fail 'the release'; result 'two builds, one hash' ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -174,6 +184,8 @@ describe() {
     iptables) echo 'kube-proxy in iptables mode' ;;
     distinct) echo 'different pod networks' ;;
     upgrade) echo 'upgrade from the build before, rollback, revisions side by side, under load' ;;
+    registry) echo 'images from a registry with a password' ;;
+    dist) echo 'none: the release archives' ;;
   esac
 }
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# make e2e: the guide in the lab, twice over (one node a cluster with the built-in proxy; three with
-# Envoy and classic sidecars in places), the faults, and the end of it all: uninstall.
+# make e2e: the guide in the lab, twice over: to the letter, from an unpacked release, with the faults
+# and the uninstallation; then on three nodes a cluster, with Envoy and classic sidecars in places.
 set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
@@ -17,7 +17,7 @@ mesh() {
   bin/lab --run-id "$id" up "$@" || fail 'the lab did not come up'
   KUBECONFIG=$(bin/lab --run-id "$id" kubeconfig)
   export KUBECONFIG
-  bin/lab --run-id "$id" image load dist/images/*.tar || fail 'the images'
+  bin/lab --run-id "$id" image load "$images"/*.tar || fail 'the images'
   CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
 }
 down() { bin/lab --run-id "$1" down; }
@@ -32,7 +32,7 @@ loaded() {
   rm -f "$out.stop"
   : >"$out"
   (while [ ! -e "$out.stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total}\n' "http://$address/productpage" >>"$out"; done) &
-  STEPS=$1 test/walkthrough.sh cluster1 cluster2 || { touch "$out.stop"; fail "the guide, steps $1"; }
+  (STEPS=$1 guide) || { touch "$out.stop"; exit 1; }
   touch "$out.stop"
   wait
   step "bookinfo through steps $1"
@@ -40,20 +40,34 @@ loaded() {
   if grep -qv '^200 ' "$out"; then fail "lost: $(grep -v '^200 ' "$out" | head -5)"; fi
 }
 
+# guide: the steps of STEPS, typed in the folder that $guide stands in.
+guide() { "$guide" cluster1 cluster2 || fail "the guide, steps $STEPS"; }
+
+step 'The release archive'
+version=$(cat VERSION) arch=$(go env GOHOSTARCH)
+tools/dist.sh "$version" "$arch" || fail 'the release archive'
+rm -rf "$logs/release" && mkdir "$logs/release" && tar -xzf "dist/carrick-$version-linux-$arch.tar.gz" -C "$logs/release" || fail 'unpacking it'
+release=$logs/release/carrick-$version-linux-$arch
+guide=$release/test/walkthrough.sh images=$release/images
+PATH=$release/bin:$PATH
+
 mesh e2e1
-STEPS=1-4 test/walkthrough.sh cluster1 cluster2 || fail 'the guide'
+export PROFILE2=demo CA=make
+STEPS=1-4 guide
 loaded 5-13
-STEPS=14-20 test/walkthrough.sh cluster1 cluster2 || fail 'the guide'
+STEPS=14-20 guide
 test/faults.sh e2e1 || fail 'the faults'
-test/uninstall.sh cluster1 cluster2 || fail 'uninstall'
+STEPS=21-22 guide
 down e2e1 || fail 'lab down'
 
 # Three nodes a cluster, bookinfo with sidecars, classic ones; Envoy in every role of cluster2.
+guide=test/walkthrough.sh images=dist/images
+export PROFILE2='' CA=carrick LB=manifest
 mesh e2e3 --nodes 3
 export INSTALL_ARGS='--set values.global.proxy.nativeSidecar=false' INSTALL_ARGS2='--set values.global.proxy.engine=envoy --set values.global.proxy.image=carrick-envoy'
 kubectl --context=cluster1 label namespace default istio-injection=enabled
-STEPS=1-4 test/walkthrough.sh cluster1 cluster2 || fail 'the guide, three nodes'
+STEPS=1-4 guide
 loaded 5-13
-STEPS=14-20 test/walkthrough.sh cluster1 cluster2 || fail 'the guide, three nodes'
+STEPS=14-20 guide
 down e2e3 || fail 'lab down'
 step 'end to end: all passed'
