@@ -60,7 +60,7 @@ spec:
 			var got []string
 			for n, pod := range podsOf(t, stdout) {
 				got = append(got, n)
-				checkPod(t, n, pod)
+				checkImages(t, n, pod)
 			}
 			slices.Sort(want)
 			slices.Sort(got)
@@ -71,7 +71,7 @@ spec:
 	}
 }
 
-func checkPod(t *testing.T, name string, pod corev1.PodSpec) {
+func checkImages(t *testing.T, name string, pod corev1.PodSpec) {
 	t.Helper()
 	if want := []corev1.LocalObjectReference{{Name: "regcred"}, {Name: "second"}}; !cmp.Equal(want, pod.ImagePullSecrets) {
 		t.Errorf("%s: imagePullSecrets %v, want %v", name, pod.ImagePullSecrets, want)
