@@ -49,7 +49,7 @@ dist: ## Write the release archives, their contents' lists and checksums to dist
 	@tools/dist.sh $(VERSION)
 
 .PHONY: demo
-demo: lab image ## Two clusters, one mesh, the curl loop; leaves it running
+demo: lab ## Two clusters, one mesh, the curl loop; leaves it running
 	@test/demo.sh $(RUN_ID)
 
 .PHONY: demo-down

@@ -7,18 +7,23 @@ cd "$top" || exit 1
 id=${1:-demo}
 lab() { bin/lab --run-id "$id" "$@"; }
 
-step 'Two Kubernetes clusters'
+# The clusters come up while the images are made.
+step 'Two Kubernetes clusters; images'
+images=$(mktemp)
+trap 'rm -f "$images"' EXIT
+go run ./tools/image --version "$(cat VERSION)" --bin bin --out dist/images >"$images" 2>&1 &
+job=$!
 lab up || fail 'the lab did not come up'
+wait $job || { cat "$images"; fail 'the images'; }
+cat "$images"
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
 export KUBECONFIG
-mkdir -p "$top/bin"
 ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
 export PATH=$top/bin:$PATH
-step 'Images'
 lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
 
 export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
-test/walkthrough.sh cluster1 cluster2 || exit 1
+CA=carrick test/walkthrough.sh cluster1 cluster2 || exit 1
 
 step 'What to try next'
 cat <<EOF

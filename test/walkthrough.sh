@@ -63,6 +63,7 @@ kept() {
 carrick() { command "$CARRICK" "$@"; }
 # All that checks ends up in one of these, or in a function that is called through one of them.
 ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
+available() { check "deployments of namespace $2 in $1" kube "$1" -n "$2" wait --for=condition=Available deploy --all --timeout=180s >/dev/null; }
 check() { "${@:2}" || fail "$1"; }
 if [ -n "$LIST" ]; then
   step() { :; }
@@ -129,8 +130,10 @@ metadata:
 EOF"
   done
   for c in "$C1" "$C2"; do
-    ready "$c" metallb-system deploy/controller
-    ready "$c" metallb-system ds/speaker
+    if [ "$LB" = manifest ]; then # nobody has waited yet
+      ready "$c" metallb-system deploy/controller
+      ready "$c" metallb-system ds/speaker
+    fi
     on "$c"
     typed 'kubectl -n metallb-system get po'
   done
@@ -175,7 +178,7 @@ if wanted 4; then
   typed 'kubectl apply -f samples/bookinfo/platform/kube/bookinfo.yaml'
   typed 'kubectl apply -f samples/bookinfo/networking/bookinfo-gateway.yaml'
   typed 'kubectl get vs'
-  for d in details-v1 ratings-v1 reviews-v1 reviews-v2 reviews-v3 productpage-v1; do ready "$C1" default "deploy/$d"; done
+  available "$C1" default
   until_true 60 'an address of the ingress gateway' has_lb_address "$C1" istio-ingressgateway
   until_true 60 'the product page, by all versions of reviews' all_reviews
   check 'the product page' all_reviews
@@ -285,8 +288,8 @@ if wanted 10; then
   done
   for c in "$C1" "$C2"; do
     until_true 60 'an address of the east-west gateway' has_lb_address "$c" istio-eastwestgateway
-    typed "kubectl --context=$c -n istio-system get svc"
-    expect 'the ports' "$(kube "$c" -n istio-system get svc istio-eastwestgateway)" '15021:[0-9]+/TCP,15443:[0-9]+/TCP,15012:[0-9]+/TCP,15017:[0-9]+/TCP'
+    kept "$temporary/svc" "kubectl --context=$c -n istio-system get svc"
+    expect 'the ports' "$(cat "$temporary/svc")" '^istio-eastwestgateway .*[ ,]15021:[0-9]+/TCP,15443:[0-9]+/TCP,15012:[0-9]+/TCP,15017:[0-9]+/TCP'
   done
 fi
 
@@ -318,12 +321,10 @@ if wanted 13; then
     typed "kubectl --context=$c apply -n sample -f samples/sleep/sleep.yaml"
     v=v2
   done
-  ready "$C1" sample deploy/helloworld-v1
-  ready "$C2" sample deploy/helloworld-v2
   for c in "$C1" "$C2"; do
-    ready "$c" sample deploy/sleep
-    typed "kubectl --context=$c get pod -n sample"
-    expect 'the pods of sample' "$(kube "$c" get pod -n sample)" '^helloworld-.* 2/2 +Running'
+    available "$c" sample
+    kept "$temporary/pods" "kubectl --context=$c get pod -n sample"
+    expect 'the pods of sample' "$(cat "$temporary/pods")" '^helloworld-.* 2/2 +Running'
   done
 fi
 
@@ -415,8 +416,8 @@ fi
 if wanted 18; then
   step '18. proxy-status'
   for c in "$C1" "$C2"; do
-    typed "carrick proxy-status --context=$c"
-    [ -n "$LIST" ] || expect 'the east-west gateway has no routes' "$(carrick proxy-status --context="$c")" \
+    kept "$temporary/status" "carrick proxy-status --context=$c"
+    expect 'the east-west gateway has no routes' "$(cat "$temporary/status")" \
       "^istio-eastwestgateway-[^ ]+\.istio-system +$c +SYNCED +SYNCED +SYNCED +NOT SENT +NOT SENT +istiod-"
   done
 fi
