@@ -1,6 +1,6 @@
 // Package agent is what a pod needs beside its proxy: it keeps the workload's certificate fresh,
 // hands the proxy certificate and configuration, answers the kubelet and Prometheus, and drains.
-// It runs the built-in proxy or Envoy, and knows nothing of what is in their configuration.
+// It runs the built-in proxy or Envoy, or serves an application that needs none, and knows nothing of what is in their configuration.
 package agent
 
 import (
@@ -14,11 +14,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/carrick-mesh/carrick/identity"
 )
@@ -30,6 +32,7 @@ type Engine string
 const (
 	Builtin Engine = "carrick"
 	Envoy   Engine = "envoy"
+	None    Engine = "none" // the application is gRPC's own xDS client: it gets files and a relay
 )
 
 // Options is everything that the agent is told; it reads no environment. Zero fields are the
@@ -41,6 +44,7 @@ type Options struct {
 	Pod     Pod    // required
 	Meta    map[string]string
 	Config  *ProxyConfig // required; of ParseProxyConfig
+	GRPC    GRPCFiles    // of the engine None
 
 	CAAddress string        // who signs certificates; Config.DiscoveryAddress
 	RootFile  string        // PEM of the mesh's roots; /var/run/secrets/istio/root-cert.pem
@@ -100,9 +104,12 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return certs.Run(life) })
 
 	var p dataPlane
-	if o.Engine == Envoy {
+	switch o.Engine {
+	case Envoy:
 		p, err = startEnvoy(life, g, o, certs)
-	} else {
+	case None:
+		p, err = startProxyless(life, g, o, certs)
+	default:
 		p, err = startBuiltin(life, g, o, certs, quit)
 	}
 	if err != nil {
@@ -200,8 +207,8 @@ func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certi
 	listening := make(chan struct{})
 	sec := newSecrets(certs, o.Logger)
 	g.Go(func() error {
-		return serveSockets(sockets, o.Config.ConfigPath, sec,
-			&relay{upstream: o.endpoint(o.Config.DiscoveryAddress, certs.Roots), certs: certs, settle: sec.settle, log: o.Logger}, func() { close(listening) })
+		r := &relay{upstream: o.endpoint(o.Config.DiscoveryAddress, certs.Roots), certs: certs, settle: sec.settle, log: o.Logger}
+		return serveSockets(sockets, o.Config.ConfigPath, map[string]*grpc.Server{sdsSocket: sec.server(), xdsSocket: r.server()}, 0o600, func() { close(listening) })
 	})
 	g.Go(func() error {
 		defer closeSockets()
@@ -240,9 +247,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Engine == "" {
 		o.Engine = Builtin
 	}
-	if o.Engine != Builtin && o.Engine != Envoy {
-		return o, fmt.Errorf("proxy engine %q: it is %q or %q", o.Engine, Builtin, Envoy)
+	if o.Engine != Builtin && o.Engine != Envoy && o.Engine != None {
+		return o, fmt.Errorf("proxy engine %q: it is %q, %q or %q", o.Engine, Builtin, Envoy, None)
 	}
+	def(&o.GRPC.Bootstrap, filepath.Join(o.Config.ConfigPath, "grpc-bootstrap.json"))
+	def(&o.GRPC.Certificates, "/var/lib/istio/data")
 	def(&o.Pod.TrustDomain, identity.DefaultTrustDomain)
 	def(&o.CAAddress, o.Config.DiscoveryAddress)
 	def(&o.RootFile, "/var/run/secrets/istio/root-cert.pem")

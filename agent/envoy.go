@@ -38,7 +38,7 @@ type envoyProxy struct {
 // Run starts Envoy and waits for its end, which is an error unless ctx ended first.
 func (e *envoyProxy) Run(ctx context.Context) error {
 	file := filepath.Join(e.cfg.ConfigPath, "envoy-rev.json")
-	if err := writeFile(file, e.bootstrap); err != nil {
+	if err := writeFile(file, e.bootstrap, 0o600); err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, e.cfg.BinaryPath, e.args(file)...)
@@ -188,13 +188,16 @@ func (b body) Close() error {
 }
 
 // writeFile writes a file in place of an old one, at once or not at all.
-func writeFile(path string, b []byte) error {
+func writeFile(path string, b []byte, mode os.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	defer os.Remove(tmp.Name()) // no more there after the rename
 	_, err = tmp.Write(b)
+	if err == nil {
+		err = tmp.Chmod(mode)
+	}
 	if cerr := tmp.Close(); err == nil {
 		err = cerr
 	}

@@ -339,7 +339,7 @@ func folder(t *testing.T, roots ...*x509.Certificate) (dir, rootFile, tokenFile 
 
 func write(t *testing.T, path, s string) {
 	t.Helper()
-	if err := writeFile(path, []byte(s)); err != nil {
+	if err := writeFile(path, []byte(s), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

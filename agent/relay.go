@@ -33,8 +33,9 @@ const (
 
 // relay passes the streams of Envoy's aggregated discovery service on to the control plane, byte
 // for byte, over connections that are authenticated as the workload. Each stream has a connection
-// of its own, so a reconnecting Envoy gets the roots and token of the moment. On a delta stream it
-// also subscribes to the secret ROOTCA for the agent, and keeps the answers from Envoy.
+// of its own, so a reconnecting Envoy gets the roots and token of the moment. It also subscribes to
+// the secret ROOTCA for the agent, and keeps the answers from Envoy. (In the state-of-the-world form,
+// which is gRPC's, only where the client subscribes to no secrets itself.)
 type relay struct {
 	upstream endpoint
 	certs    *Certificates
@@ -94,6 +95,7 @@ type relayed struct {
 	*relay
 	down  grpc.ServerStream
 	delta bool
+	taken string // the last version of ROOTCA on this stream, if it is not delta; of responses' goroutine
 
 	mu      sync.Mutex // of what follows: both directions send upstream
 	up      grpc.ClientStream
@@ -120,13 +122,17 @@ func (s *relayed) requests() error {
 func (s *relayed) request(m raw) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.delta && typeURL(m, 2) == resource.SecretType {
+	number := protowire.Number(4) // of type_url
+	if s.delta {
+		number = 2
+	}
+	if typeURL(m, number) == resource.SecretType {
 		s.secrets = true
 	}
 	if err := s.up.SendMsg(&m); err != nil {
 		return err
 	}
-	if s.delta && !s.greeted {
+	if !s.greeted && (s.delta || !s.secrets) {
 		s.greeted = true
 		return s.subscribe()
 	}
@@ -135,6 +141,9 @@ func (s *relayed) request(m raw) error {
 
 // subscribe asks for the roots on the agent's behalf. The caller holds mu.
 func (s *relayed) subscribe() error {
+	if !s.delta {
+		return s.send(&discovery.DiscoveryRequest{TypeUrl: resource.SecretType, ResourceNames: []string{rootsName}})
+	}
 	req := &discovery.DeltaDiscoveryRequest{TypeUrl: resource.SecretType, ResourceNamesSubscribe: []string{rootsName}}
 	s.relay.mu.Lock()
 	if v := s.version; v != "" {
@@ -144,7 +153,7 @@ func (s *relayed) subscribe() error {
 	return s.send(req)
 }
 
-func (s *relayed) send(req *discovery.DeltaDiscoveryRequest) error {
+func (s *relayed) send(req proto.Message) error {
 	b, err := proto.Marshal(req)
 	if err != nil {
 		return err
@@ -163,8 +172,12 @@ func (s *relayed) responses() error {
 			}
 			return err
 		}
-		if s.delta && typeURL(m, 4) == resource.SecretType {
-			rest, err := s.takeRoots(m)
+		if typeURL(m, 4) == resource.SecretType {
+			take := s.takeRoots
+			if !s.delta {
+				take = s.takeWhole
+			}
+			rest, err := take(m)
 			if err != nil {
 				return err
 			}
@@ -222,10 +235,41 @@ func (s *relayed) takeRoots(m raw) (raw, error) {
 	return nil, s.send(ack)
 }
 
+// takeWhole does the same in the state-of-the-world form, where nothing is left for the client.
+func (s *relayed) takeWhole(m raw) (raw, error) {
+	resp := &discovery.DiscoveryResponse{}
+	if err := proto.Unmarshal(m, resp); err != nil {
+		return nil, grpcstatus.Errorf(codes.Internal, "a response that is not a DiscoveryResponse: %v", err)
+	}
+	s.mu.Lock()
+	own := s.secrets
+	s.mu.Unlock()
+	if own {
+		return m, nil
+	}
+	ack := &discovery.DiscoveryRequest{TypeUrl: resource.SecretType, ResourceNames: []string{rootsName}, ResponseNonce: resp.Nonce, VersionInfo: s.taken}
+	for _, a := range resp.Resources {
+		if err := s.setRoots(&discovery.Resource{Resource: a, Version: resp.VersionInfo}); err != nil {
+			s.log.Warn("the control plane sent roots that cannot be used; the last ones stay", "error", err)
+			ack.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: err.Error()}
+		}
+	}
+	if ack.ErrorDetail == nil {
+		s.taken = resp.VersionInfo
+		ack.VersionInfo = resp.VersionInfo
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return nil, s.send(ack)
+}
+
 func (s *relayed) setRoots(res *discovery.Resource) error {
 	sec := &tls.Secret{}
 	if err := res.GetResource().UnmarshalTo(sec); err != nil {
 		return fmt.Errorf("secret %s: %w", rootsName, err)
+	}
+	if sec.Name != "" && sec.Name != rootsName {
+		return fmt.Errorf("secret %s came in place of %s", sec.Name, rootsName)
 	}
 	if err := s.certs.setRootsSecret(sec); err != nil {
 		return err

@@ -32,7 +32,8 @@ func sockets(t *testing.T) (cp *controlPlane, certs *Certificates, sdsConn, xdsC
 	listening := make(chan struct{})
 	start(t, func(ctx context.Context) error {
 		sec := newSecrets(certs, logger(t))
-		return serveSockets(ctx, dir, sec, &relay{upstream: e, certs: certs, settle: sec.settle, log: logger(t)}, func() { close(listening) })
+		r := &relay{upstream: e, certs: certs, settle: sec.settle, log: logger(t)}
+		return serveSockets(ctx, dir, map[string]*grpc.Server{sdsSocket: sec.server(), xdsSocket: r.server()}, 0o600, func() { close(listening) })
 	})
 	<-listening
 	dial := func(name string) *grpc.ClientConn {

@@ -13,16 +13,30 @@ import (
 	"google.golang.org/grpc"
 )
 
-// serveSockets serves Envoy its secrets and its configuration on unix sockets in dir, SDS and
-// XDS, until ctx ends.
-func serveSockets(ctx context.Context, dir string, s *secrets, r *relay, ready func()) error {
-	sdsServer := grpc.NewServer()
-	sds.RegisterSecretDiscoveryServiceServer(sdsServer, s)
-	xdsServer := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(r.serve), grpc.MaxRecvMsgSize(maxMessage))
-	servers := map[string]*grpc.Server{"SDS": sdsServer, "XDS": xdsServer}
+// The unix sockets, by the names of Istio's.
+const (
+	sdsSocket = "SDS"
+	xdsSocket = "XDS"
+)
+
+// server serves secrets.
+func (s *secrets) server() *grpc.Server {
+	g := grpc.NewServer()
+	sds.RegisterSecretDiscoveryServiceServer(g, s)
+	return g
+}
+
+// server relays streams.
+func (r *relay) server() *grpc.Server {
+	return grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(r.serve), grpc.MaxRecvMsgSize(maxMessage))
+}
+
+// serveSockets serves on unix sockets of these names and that mode in dir until ctx ends. It calls ready
+// when all listen.
+func serveSockets(ctx context.Context, dir string, servers map[string]*grpc.Server, mode os.FileMode, ready func()) error {
 	listeners := map[string]net.Listener{}
 	for name := range servers {
-		l, err := listenUnix(filepath.Join(dir, name))
+		l, err := listenUnix(filepath.Join(dir, name), mode)
 		if err != nil {
 			return err
 		}
@@ -38,8 +52,9 @@ func serveSockets(ctx context.Context, dir string, s *secrets, r *relay, ready f
 	return g.Wait()
 }
 
-// listenUnix listens on a path that only this user can connect to, in place of a dead socket there.
-func listenUnix(path string) (net.Listener, error) {
+// listenUnix listens on a path that those whom mode lets write can connect to, in place of a dead
+// socket there.
+func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing an old socket: %w", err)
 	}
@@ -47,7 +62,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}

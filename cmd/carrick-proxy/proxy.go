@@ -73,6 +73,10 @@ func proxyOptions(e environment, args []string, dir string) (agent.Options, erro
 		o.Config.ServiceCluster = *serviceCluster
 	}
 	o.Engine = agent.Engine(e.getenv("CARRICK_PROXY_ENGINE"))
+	if off, _ := strconv.ParseBool(e.getenv("DISABLE_ENVOY")); off {
+		o.Engine = agent.None
+		o.GRPC = agent.GRPCFiles{Bootstrap: e.getenv("GRPC_XDS_BOOTSTRAP"), Certificates: e.getenv("OUTPUT_CERTS")}
+	}
 	o.Version = version
 	o.CAAddress = e.getenv("CA_ADDR")
 	o.Concurrency = *concurrency
