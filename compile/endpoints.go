@@ -33,6 +33,7 @@ type endpointView struct {
 	prefer   *networking.LocalityLoadBalancerSetting // MeshConfig's
 	autoTLS  bool
 	sni      bool
+	wide     bool // reaches other networks: all do but gRPC clients that send no server names
 }
 
 func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
@@ -62,6 +63,7 @@ func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 	return endpointView{
 		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.View, p.Locality, p.Families,
 		s.Networks(), s.Config().LocalityLB, s.Config().AutoMTLS, w.passthrough != "",
+		p.Dialect != GRPC || p.SNI,
 	}
 }
 
@@ -132,7 +134,7 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 	byLocality := map[mesh.Locality][]*endpointv3.LbEndpoint{}
 	remotes := map[string]*remote{}
 	scale := uint32(1)
-	if v.dialect != GRPC {
+	if v.wide {
 		scale = gatewayScale(v.networks)
 	}
 	list := r.eps.On(port)
@@ -142,7 +144,7 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 			continue
 		}
 		if e.Network != v.network {
-			if e.TLS && v.autoTLS && mutual(policy.GetTls()) && v.dialect != GRPC {
+			if e.TLS && v.wide && r.encrypts(v, policy.GetTls()) {
 				count(remotes, e)
 			}
 			continue
@@ -192,9 +194,14 @@ func selects(subset *networking.Subset, e *mesh.Endpoint) bool {
 	return true
 }
 
-// mutual reports whether a rule's TLS settings let a connection pass a gateway between networks.
-func mutual(t *networking.ClientTLSSettings) bool {
-	return t == nil || t.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL
+// encrypts reports whether a rule's TLS settings let a connection pass a gateway between networks. A
+// gRPC client does nothing by itself.
+func (r endpointRow) encrypts(v endpointView, t *networking.ClientTLSSettings) bool {
+	mutual := t.GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL
+	if v.dialect == GRPC {
+		return mutual
+	}
+	return v.autoTLS && (t == nil || mutual)
 }
 
 func address(e *mesh.Endpoint, f Family) string {

@@ -49,6 +49,7 @@ type Proxy struct {
 	View      string // REQUESTED_NETWORK_VIEW: the networks, comma-separated, whose endpoints alone it sees; "" for all
 	Locality  mesh.Locality
 	Dialect   Dialect
+	SNI       bool // of the dialect gRPC: sends the server names that gateways to other networks choose by
 	Families  Family
 	Labels    string // of the Pod, as "k=v" sorted and joined by commas
 	Ports     string // that containers name, as "name=number" sorted and joined by commas
@@ -60,13 +61,14 @@ type Node struct {
 	Router  bool // node id begins with "router~"
 	Dialect Dialect
 	View    string // metadata REQUESTED_NETWORK_VIEW
+	SNI     bool   // a gRPC client that sends server names (gRFC A101); proxies all do
 }
 
 // Of returns the Proxy that runs in a Pod. Its namespace, cluster, network and labels are those of the
 // Pod, whatever the Node says.
 func Of(s *mesh.Snapshot, pod *mesh.Pod, n Node) Proxy {
 	p := Proxy{
-		Router: n.Router, Dialect: n.Dialect, View: sortedSet(n.View),
+		Router: n.Router, Dialect: n.Dialect, SNI: n.SNI && n.Dialect == GRPC, View: sortedSet(n.View),
 		Cluster: pod.Cluster, Namespace: pod.Namespace,
 		Network: s.PodNetwork(pod), Locality: s.PodLocality(pod),
 		Labels: joinLabels(pod.Labels),

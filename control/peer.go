@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -45,7 +46,7 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
 	}
 	meta := n.Metadata.GetFields()
-	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW")}}
+	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW"), SNI: sendsSNI(n)}}
 	pod, namespace, _ := cutLast(parts[2], ".")
 	if v := text(meta, "NAMESPACE"); v != "" {
 		namespace = v
@@ -116,6 +117,14 @@ func dialect(meta map[string]*structpb.Value) compile.Dialect {
 		return compile.GRPC
 	}
 	return compile.Envoy
+}
+
+// sendsSNI reports whether a gRPC client sends the server names it is told to (gRFC A101): its agent has
+// asked it to, and it is of a release that can. In grpc-go that is 1.82.
+func sendsSNI(n xds.Node) bool {
+	var major, minor int
+	fmt.Sscanf(n.Agent, "gRPC Go %d.%d", &major, &minor)
+	return text(n.Metadata.GetFields(), "GRPC_SNI") == "true" && (major > 1 || major == 1 && minor >= 82)
 }
 
 func text(meta map[string]*structpb.Value, key string) string { return meta[key].GetStringValue() }

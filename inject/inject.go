@@ -84,8 +84,8 @@ type status struct {
 }
 
 // Inject returns a copy of pod with its proxy, by the templates that annotation
-// inject.istio.io/templates names: sidecar (the default) or gateway, with custom ones laid
-// over it in their order. A pod that Wanted refuses is returned as it is. The namespace counts
+// inject.istio.io/templates names: sidecar (the default), gateway or grpc-agent, with custom
+// ones laid over it in their order. A pod that Wanted refuses is returned as it is. The namespace counts
 // where the pod has none yet. A container istio-proxy that a custom template has, or at last
 // the pod itself, is laid over ours, field by field; its image auto stands for ours. Errors
 // name the annotation or field at fault.
@@ -117,8 +117,8 @@ func injectFor(pod *corev1.Pod, namespace string, w Workload, p Params) (*corev1
 	if len(builtIn) > 0 {
 		b.role = builtIn[0]
 	}
-	b.gateway = b.role == templateGateway
-	if !b.gateway && b.interception() == "TPROXY" {
+	b.gateway, b.proxyless = b.role == templateGateway, b.role == templateGRPC
+	if b.role == templateSidecar && b.interception() == "TPROXY" {
 		return nil, fmt.Errorf("interceptionMode TPROXY (annotation %s, or ProxyConfig) is not supported: use REDIRECT; HTTP applications read the client's address in x-forwarded-for", annInterception)
 	}
 	return b.build()
@@ -162,7 +162,7 @@ func (b *builder) build() (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	if enabled(b.ann, annRewrite, b.RewriteProbes) && !b.gateway && b.statusPort() != 0 {
+	if enabled(b.ann, annRewrite, b.RewriteProbes) && !b.gateway && !b.proxyless && b.statusPort() != 0 {
 		probers, err := rewriteProbes(&out.Spec, b.statusPort())
 		if err != nil {
 			return nil, err
@@ -185,6 +185,9 @@ func (b *builder) build() (*corev1.Pod, error) {
 	}
 	if err := b.place(out, proxy, &st); err != nil {
 		return nil, err
+	}
+	if b.proxyless {
+		b.shareWithApps(&out.Spec)
 	}
 	if err := b.volumes(out, &st); err != nil {
 		return nil, err
@@ -245,7 +248,7 @@ func writeStatus(out *corev1.Pod, st status) error {
 // without a proxy it would cut them off.
 func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) error {
 	var inits []corev1.Container
-	if !b.gateway && b.interception() != "NONE" {
+	if !b.gateway && !b.proxyless && b.interception() != "NONE" {
 		c := b.redirect()
 		if err := overlayContainer(&c, b.overInit); err != nil {
 			return err
@@ -287,7 +290,7 @@ func (b *builder) label(out *corev1.Pod) {
 		}
 		return ""
 	}
-	if !b.gateway {
+	if !b.gateway && !b.proxyless { // whether a proxyless application serves TLS is its own affair
 		setDefault(out.Labels, labelTLSMode, "istio")
 	}
 	setDefault(out.Labels, labelCanonical, labelValue(or(first("app.kubernetes.io/name", "app"), b.workload.Name)))

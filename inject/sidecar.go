@@ -36,6 +36,7 @@ type builder struct {
 	overProxy []any // what custom templates lay over the proxy: parts of a Container
 	overInit  []any
 	gateway   bool
+	proxyless bool
 	native    bool
 }
 
@@ -129,6 +130,9 @@ func (b *builder) containerImage() string {
 	if image := b.ann[annProxyImage]; image != "" {
 		return image
 	}
+	if b.proxyless {
+		return b.image(EngineCarrick)
+	}
 	return b.image(b.engine())
 }
 
@@ -170,7 +174,6 @@ func (b *builder) proxy() (corev1.Container, error) {
 		Command:         []string{proxyBinary},
 		Args:            args,
 		Env:             env,
-		Ports:           []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15090, Protocol: corev1.ProtocolTCP}},
 		Resources:       res,
 		VolumeMounts:    mounts,
 		SecurityContext: &corev1.SecurityContext{
@@ -183,13 +186,22 @@ func (b *builder) proxy() (corev1.Container, error) {
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 	}
+	if !b.proxyless {
+		c.Ports = []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15090, Protocol: corev1.ProtocolTCP}}
+	}
 	b.probes(&c)
 	return c, nil
 }
 
 func (b *builder) probes(c *corev1.Container) {
+	port := int32(15021)
+	wait := []string{proxyBinary, "wait"}
+	if b.proxyless { // no proxy has 15021: the agent is asked itself
+		port = b.statusPort()
+		wait = append(wait, fmt.Sprintf("--url=http://localhost:%d/healthz/ready", port))
+	}
 	ready := func() corev1.ProbeHandler {
-		return corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz/ready", Port: intstr.FromInt32(15021)}}
+		return corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz/ready", Port: intstr.FromInt32(port)}}
 	}
 	if b.statusPort() != 0 {
 		c.ReadinessProbe = &corev1.Probe{
@@ -207,7 +219,7 @@ func (b *builder) probes(c *corev1.Container) {
 		c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
 	}
 	if b.hold() {
-		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{proxyBinary, "wait"}}}}
+		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: wait}}}
 	}
 }
 
@@ -286,6 +298,9 @@ func (b *builder) env() ([]corev1.EnvVar, error) {
 		{Name: "TRUST_DOMAIN", Value: b.TrustDomain},
 		{Name: "CARRICK_PROXY_ENGINE", Value: b.engine()},
 	}
+	if b.proxyless {
+		env = append(env, proxylessEnv(b.apps)...)
+	}
 	if b.network != "" {
 		env = append(env, corev1.EnvVar{Name: "ISTIO_META_NETWORK", Value: b.network})
 	}
@@ -302,6 +317,9 @@ func (b *builder) mounts() ([]corev1.VolumeMount, error) {
 		{Name: "istio-token", MountPath: "/var/run/secrets/tokens", ReadOnly: true},
 		{Name: "istio-envoy", MountPath: "/etc/istio/proxy"},
 		{Name: "istio-podinfo", MountPath: "/etc/istio/pod", ReadOnly: true},
+	}
+	if b.proxyless {
+		m = slices.Replace(m, 3, 4, sharedMounts()...)
 	}
 	if v := b.ann[annVolumeMount]; v != "" {
 		var own map[string]corev1.VolumeMount
@@ -335,7 +353,14 @@ func (b *builder) volumes(out *corev1.Pod, st *status) error {
 	add(corev1.Volume{Name: "istio-token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
 			Audience: "istio-ca", ExpirationSeconds: ptr.To[int64](43200), Path: "istio-token"}}}}}})
-	add(corev1.Volume{Name: "istio-envoy", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}})
+	memory := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}
+	if b.proxyless {
+		for _, vm := range sharedMounts() {
+			add(corev1.Volume{Name: vm.Name, VolumeSource: *memory.DeepCopy()})
+		}
+	} else {
+		add(corev1.Volume{Name: "istio-envoy", VolumeSource: memory})
+	}
 	add(corev1.Volume{Name: "istio-podinfo", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{
 		Items: []corev1.DownwardAPIVolumeFile{item("labels"), item("annotations")}}}})
 	if v := b.ann[annVolume]; v != "" {

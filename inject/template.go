@@ -23,7 +23,10 @@ import (
 const (
 	templateSidecar = "sidecar"
 	templateGateway = "gateway"
+	templateGRPC    = "grpc-agent" // no proxy: see proxyless.go
 )
+
+var builtInTemplates = []string{templateSidecar, templateGateway, templateGRPC}
 
 // maxRendered bounds what a template makes of a pod.
 const maxRendered = 1 << 20
@@ -108,7 +111,7 @@ func (t Templates) chosen(annotation string) (builtIn, custom []string, err erro
 	}
 	for _, n := range all {
 		_, known := t.Custom[n]
-		switch is := n == templateSidecar || n == templateGateway; {
+		switch is := slices.Contains(builtInTemplates, n); {
 		case is && known:
 			return nil, nil, fmt.Errorf("template %s is built in, but key config of ConfigMap istio-sidecar-injector has one of that name; give it another name and let pods name both: %s,NAME", n, n)
 		case is:
@@ -117,7 +120,7 @@ func (t Templates) chosen(annotation string) (builtIn, custom []string, err erro
 			custom = append(custom, n)
 		default:
 			return nil, nil, fmt.Errorf("no template is called %q; there are %s", n,
-				strings.Join(append([]string{templateSidecar, templateGateway}, slices.Sorted(maps.Keys(t.Custom))...), ", "))
+				strings.Join(append(slices.Clone(builtInTemplates), slices.Sorted(maps.Keys(t.Custom))...), ", "))
 		}
 	}
 	if len(builtIn) > 1 {

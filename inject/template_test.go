@@ -130,7 +130,7 @@ func TestCustomTemplates(t *testing.T) {
 func TestTemplatesRefused(t *testing.T) {
 	p := withTemplates(t)
 	for annotation, want := range map[string]string{
-		"nosuch":          `no template is called "nosuch"; there are sidecar, gateway, broken, debug, endless, label, nopod`,
+		"nosuch":          `no template is called "nosuch"; there are sidecar, gateway, grpc-agent, broken, debug, endless, label, nopod`,
 		"sidecar,nosuch":  `no template is called "nosuch"`,
 		"sidecar,gateway": "sidecar and gateway exclude each other",
 		"sidecar,broken":  `template broken: template: broken:1: function "nosuch" not defined`,
