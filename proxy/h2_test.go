@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // speaking makes a cluster speak to its hosts: "http2_protocol_options" or "http_protocol_options".
@@ -227,5 +229,62 @@ func TestTools(t *testing.T) {
 	c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", https), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}})
 	if err != nil || c.ConnectionState().NegotiatedProtocol != "" {
 		t.Errorf("unknown ALPN: %v", err)
+	}
+}
+
+// TestGRPCEnds: what a client is told when its answer cannot go on, or its time is over.
+func TestGRPCEnds(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+		<-s.Context().Done()
+		return nil
+	}))
+	hs := health.NewServer()
+	healthpb.RegisterHealthServer(g, hs)
+	go g.Serve(l)
+	t.Cleanup(g.Stop)
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, `
+- name: all
+  domains: ["*"]
+  routes:
+  - {match: {prefix: /}, route: {cluster: c, timeout: 0s, max_stream_duration: {max_stream_duration: 0s, grpc_timeout_header_max: 0s}}}
+`, ""), clusterYAML("c", speaking(speakH2), l.Addr().String())), nil)
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+
+	// The deadline as the proxy keeps it: this client has none of its own.
+	req, err := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("http://127.0.0.1:%d/none/None", port), strings.NewReader("\x00\x00\x00\x00\x00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}, "Grpc-Timeout": {"100m"}}
+	resp, err := h2Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.Header.Get("Grpc-Status") != "4" {
+		t.Errorf("past the deadline: %v", resp.Header)
+	}
+
+	w, err := healthpb.NewHealthClient(conn).Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	g.Stop()
+	if _, err = w.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the server dies under a stream: %v", err)
 	}
 }

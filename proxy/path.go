@@ -157,6 +157,12 @@ func isGRPC(h *header.Header) bool {
 	return strings.HasPrefix(t, g) && (len(t) == len(g) || t[len(g)] == '+' || t[len(g)] == ';')
 }
 
+// Statuses of gRPC.
+const (
+	grpcDeadlineExceeded = 4
+	grpcUnavailable      = 14
+)
+
 // grpcTimeout parses grpc-timeout: at most eight digits and a unit.
 func grpcTimeout(v string) (time.Duration, bool) {
 	if len(v) < 2 || len(v) > 9 {

@@ -55,3 +55,30 @@ func (s *stream) replyBody(status int, body []byte, contentType, details string,
 	}
 	s.end(true)
 }
+
+// cutShort ends a response that cannot go on. A gRPC client is told why, with a status in trailers; any
+// other sees the end of its stream or connection.
+func (s *stream) cutShort(status int, message string) {
+	if _, ok := s.down.(*h2Request); !ok || !s.grpc {
+		s.end(false)
+		return
+	}
+	var t header.Header
+	t.Add("grpc-status", strconv.Itoa(status))
+	t.Add("grpc-message", percentEncode(message))
+	s.detach()
+	s.down.sendEnd(s, &t)
+	s.end(true)
+}
+
+// pastDeadline ends a gRPC request whose client's time is over.
+func (s *stream) pastDeadline() {
+	const message, details = "downstream duration timeout", "max_duration_timeout" // Envoy's words
+	if s.responded {
+		s.details = details
+		s.cutShort(grpcDeadlineExceeded, message)
+		return
+	}
+	s.detach()
+	s.replyBody(408, []byte(message), "", details, func(h *header.Header) { h.Set("grpc-status", strconv.Itoa(grpcDeadlineExceeded)) })
+}

@@ -115,6 +115,7 @@ func (s *stream) forward(r *config.Route) {
 		name, _ = s.req.Header(a.ClusterHeader)
 	}
 	s.clusterName = name
+	s.grpc = isGRPC(&s.req)
 	s.cl = s.snap.clusters[name]
 	if s.cl == nil {
 		s.flags |= accesslog.NoClusterFound
@@ -171,9 +172,9 @@ func (s *stream) armTimeout() {
 func (s *stream) routeTimeout() time.Duration {
 	a := s.route.Action
 	t := a.Timeout
-	if a.GRPCTimeoutMax >= 0 && isGRPC(&s.req) {
+	if a.GRPCTimeoutMax >= 0 && s.grpc {
 		if g, ok := grpcTimeout(s.req.First("grpc-timeout")); ok {
-			t = g
+			t, s.deadline = g, true
 			if a.GRPCTimeoutMax > 0 {
 				t = min(t, a.GRPCTimeoutMax)
 			}
@@ -413,12 +414,17 @@ func (s *stream) onTimeout() {
 		s.reply(408, "request timeout", "request_overall_timeout")
 		return
 	}
-	s.flags |= accesslog.UpstreamRequestTimeout
 	s.cl.stat(s.w).RqTimeout.Inc()
 	if s.up != nil {
 		s.member.host.counts.RqTimeout.Add(1)
 		s.member.host.result(0)
 	}
+	if s.deadline { // the client's own, which it takes for its own if it comes from here
+		s.flags |= accesslog.DurationTimeout
+		s.pastDeadline()
+		return
+	}
+	s.flags |= accesslog.UpstreamRequestTimeout
 	if s.responded {
 		s.details = "response_timeout"
 		s.end(false)

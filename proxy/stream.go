@@ -83,6 +83,8 @@ type stream struct {
 
 	reqDone   bool // the whole request has come
 	responded bool // the head has gone to the client
+	grpc      bool // of a request that is forwarded
+	deadline  bool // timeout is what the gRPC client allows
 	over      bool
 
 	status    int
@@ -415,7 +417,7 @@ func (s *stream) upReset(f failure, got, reused bool) {
 			s.flags |= accesslog.UpstreamProtocolError
 		}
 		s.details = "upstream_reset_after_response_started{" + underscore(f.reason.text()) + "}"
-		s.end(false)
+		s.cutShort(grpcUnavailable, "the connection to the server ended before its answer did: "+f.reason.text())
 		return
 	}
 	if reused && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
