@@ -29,10 +29,14 @@ func (r listenerRow) passthroughChains(v listenerView, part *mesh.Service) (m ma
 			if p.Protocol() == mesh.UDP {
 				continue
 			}
+			alpn := meshALPN
+			if p.Protocol() == mesh.GRPC { // as gRPC's own xDS client offers it; no sidecar gives such a port's TLS to the application
+				alpn = append(slices.Clip(meshALPN), "h2")
+			}
 			for _, subset := range subsetsOf(r.rule) {
 				sni := sniName(p.Number, subset.GetName(), r.svc.Host)
 				f.bytes = append(f.bytes, field(filterChainsField, &listenerv3.FilterChain{
-					FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: []string{sni}, ApplicationProtocols: meshALPN},
+					FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: []string{sni}, ApplicationProtocols: alpn},
 					Filters:                       v.http.tcp(sni, weighted{sni, 1}),
 					TransportSocketConnectTimeout: seconds(15),
 				})...)
