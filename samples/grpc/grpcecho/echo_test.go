@@ -20,7 +20,7 @@ func TestEcho(t *testing.T) {
 		defer l.Close()
 		return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 	}
-	env := map[string]string{"SERVICE_VERSION": "v9", "PORT": port(), "HTTP_PORT": port()}
+	env := map[string]string{"SERVICE_VERSION": "v9", "PORT": port(), "HTTP_PORTS": port() + "," + port()}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx, func(k string) string { return env[k] }) }()

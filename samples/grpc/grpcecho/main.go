@@ -3,7 +3,7 @@
 // server beside; the client says which instance answered. It is a program of its own, so that the
 // other samples do not carry gRPC.
 //
-//	grpcecho server              gRPC on :7070, HTTP/1.1 and HTTP/2 without TLS on :8080
+//	grpcecho server              gRPC on :7070, HTTP/1.1 and HTTP/2 without TLS on :8080 and :8081
 //	grpcecho call [flags] TARGET  unary calls over one connection; a line for each
 //	grpcecho stream [flags] TARGET  one stream both ways; a line when it begins, one when it ends
 //	grpcecho sleep               nothing, until SIGTERM

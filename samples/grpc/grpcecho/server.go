@@ -41,8 +41,8 @@ type server struct {
 	version, host string
 }
 
-// serve serves until ctx ends. SERVICE_VERSION (v1) is the version to answer with, PORT (7070) and
-// HTTP_PORT (8080) are where.
+// serve serves until ctx ends. SERVICE_VERSION (v1) is the version to answer with, PORT (7070) is where
+// gRPC is, HTTP_PORTS (8080,8081) are where HTTP is.
 func serve(ctx context.Context, getenv func(string) string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -50,10 +50,6 @@ func serve(ctx context.Context, getenv func(string) string) error {
 	}
 	s := &server{version: cmp.Or(getenv("SERVICE_VERSION"), "v1"), host: host}
 	l, err := net.Listen("tcp", ":"+cmp.Or(getenv("PORT"), "7070"))
-	if err != nil {
-		return err
-	}
-	hl, err := net.Listen("tcp", ":"+cmp.Or(getenv("HTTP_PORT"), "8080"))
 	if err != nil {
 		return err
 	}
@@ -67,12 +63,18 @@ func serve(ctx context.Context, getenv func(string) string) error {
 	h.Protocols.SetUnencryptedHTTP2(true)
 	group, life := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Serve(l) })
-	group.Go(func() error {
-		if err := h.Serve(hl); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	for port := range strings.SplitSeq(cmp.Or(getenv("HTTP_PORTS"), "8080,8081"), ",") {
+		group.Go(func() error {
+			l, err := net.Listen("tcp", ":"+port)
+			if err != nil {
+				return err
+			}
+			if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
 	group.Go(func() error {
 		<-life.Done()
 		hs.Shutdown()
@@ -96,14 +98,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "version: %s, instance: %s, protocol: %s, received: %d\n", s.version, s.host, r.Proto, n)
 }
 
-// begin sends the header, and does what the request's metadata asks for.
+// begin does what the request's metadata asks for, and sends the header.
 func (s *server) begin(ctx context.Context, header, trailer func(metadata.MD)) error {
 	from := s.version + " " + s.host
-	md := metadata.Pairs(keyFrom, from)
-	if at, ok := ctx.Deadline(); ok {
-		md.Set(keyLeft, strconv.FormatInt(time.Until(at).Milliseconds(), 10))
-	}
-	header(md)
 	trailer(metadata.Pairs(keyFrom, from))
 	in, _ := metadata.FromIncomingContext(ctx)
 	one := func(key string) string { return strings.Join(in.Get(key), ",") }
@@ -130,6 +127,12 @@ func (s *server) begin(ctx context.Context, header, trailer func(metadata.MD)) e
 			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
+	// Last, for an answer without a header is what proxies retry.
+	md := metadata.Pairs(keyFrom, from)
+	if at, ok := ctx.Deadline(); ok {
+		md.Set(keyLeft, strconv.FormatInt(time.Until(at).Milliseconds(), 10))
+	}
+	header(md)
 	return nil
 }
 
