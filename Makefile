@@ -79,7 +79,7 @@ e2e: lab image-envoy ## The walkthrough, end to end in the lab
 test: integration e2e ## Everything that CI runs
 
 .PHONY: test-all
-test-all: lab image ## The guide on other kinds of clusters (older, overlay, MetalLB...); writes docs/tested.md
+test-all: lab image-envoy ## The guide on other kinds of clusters (older, overlay, MetalLB...); writes docs/tested.md
 	bin/lab build --kubernetes 1.34
 	test/all.sh
 

@@ -2,7 +2,8 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist (all of them)
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist
+#                          scenarios scenarios-envoy (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
 #
@@ -11,7 +12,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -138,6 +139,13 @@ previous() {
   CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=0.4.0' -o "$LATER" ./cmd/carrick || fail 'building a later version'
 }
 
+# scenarios: all that need no other lab, and what they have counted.
+scenarios() {
+  test/scenarios.sh $id | tee "$logs/scenarios.out"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || fail 'the scenarios'
+  result "$(grep -ac '^PASS: ' "$logs/scenarios.out") scenarios; under load $(sed -n 's/^# [a-z]*: \([0-9]*\) requests, 0 lost.*/\1/p' "$logs/scenarios.out" | awk '{n += $1} END {print n + 0}') requests, 0 lost"
+}
+
 one() {
   case $1 in
     overlay) start --nodes 2 --overlay; guide; large_bodies ;;
@@ -171,6 +179,14 @@ one() {
       result 'steps 1 to 14; pulled with a password from a registry in the lab, after carrick image push'
       ;;
     dist) test/dist.sh || fail 'the release'; result 'two builds, one hash' ;;
+    scenarios) start; guide; scenarios ;;
+    scenarios-envoy)
+      start --nodes 3
+      lab image load dist/images/carrick-envoy.tar || fail 'the image with Envoy'
+      export INSTALL_ARGS2='--set values.global.proxy.engine=envoy --set values.global.proxy.image=carrick-envoy'
+      guide
+      scenarios
+      ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -186,6 +202,8 @@ describe() {
     upgrade) echo 'upgrade from the build before, rollback, revisions side by side, under load' ;;
     registry) echo 'images from a registry with a password' ;;
     dist) echo 'none: the release archives' ;;
+    scenarios) echo 'scenarios (`test/scenarios.sh`), 1 node a cluster' ;;
+    scenarios-envoy) echo 'scenarios, 3 nodes a cluster, Envoy in every role of cluster2' ;;
   esac
 }
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# make e2e: the guide in the lab, twice over: to the letter, from an unpacked release, with the faults
-# and the uninstallation; then on three nodes a cluster, with Envoy and classic sidecars in places.
+# make e2e: the guide in the lab, twice over: to the letter, from an unpacked release, with some
+# scenarios, the faults and the uninstallation; then on three nodes a cluster, with Envoy and classic sidecars in places.
 set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
@@ -56,6 +56,7 @@ export PROFILE2=demo CA=make
 STEPS=1-4 guide
 loaded 5-13
 STEPS=14-20 guide
+SCENARIOS='raw retries hairpin headless first optouts strict' test/scenarios.sh e2e1 || fail 'the scenarios'
 test/faults.sh e2e1 || fail 'the faults'
 STEPS=21-22 guide
 down e2e1 || fail 'lab down'

@@ -21,10 +21,10 @@ kube() { kubectl --context="$1" "${@:2}"; }
 pod() { kube "$1" -n "$2" get pod -l "$3" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}'; }
 ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
 
-# load SECONDS NAME URL: calls a URL from sleep in cluster1, one request after another, by two workers.
-# A line per request in $work/NAME: start time, status, seconds.
+# load SECONDS NAME URL CONTEXT: calls a URL from sleep in a cluster, one request after another, by two
+# workers. A line per request in $work/NAME: start time, status, seconds.
 load() {
-  kube "$C1" exec -n sample -c sleep "$(pod "$C1" sample app=sleep)" -- sh -c '
+  kube "$4" exec -n sample -c sleep "$(pod "$4" sample app=sleep)" -- sh -c '
     end=$(($(date +%s) + '"$1"'))
     worker() { while t=$(date +%s); [ $t -lt $end ]; do
       r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total}" '"$3"'); echo $t $r; done; }
@@ -59,28 +59,34 @@ EOF
 ready "$C1" sample deploy/local
 kube "$C1" -n istio-system rollout status deploy/istiod --timeout=60s >/dev/null || fail istiod
 
-hello() { kube "$C1" exec -n sample -c sleep "$(pod "$C1" sample app=sleep)" -- curl -s --max-time 5 "$HELLO"; }
-both() { local i out=''; for i in 1 2 3 4 5 6 7 8; do out="$out$(hello)"; done; [[ $out == *v1* && $out == *v2* ]]; }
+hello() { kube "$1" exec -n sample -c sleep "$(pod "$1" sample app=sleep)" -- sh -c 'for i in 1 2 3 4 5 6 7 8; do curl -s --max-time 5 '"$HELLO"'; done'; }
+both() { local c out; for c in "$C1" "$C2"; do out=$(hello "$c"); [[ $out == *v1* && $out == *v2* ]] || return 1; done; }
 local_ok() { kube "$C1" exec -n sample -c sleep "$(pod "$C1" sample app=sleep)" -- curl -sf --max-time 5 "$LOCAL" | grep -q Hello; }
 until_true 60 'both versions answer' both
 until_true 60 'the local service answers' local_ok
 
-# during NAME SECONDS COMMAND…: the command, some seconds into a load on both services; then the counts, then proof that all heals.
+# during NAME SECONDS COMMAND…: the command, some seconds into a load on helloworld from both clusters and on
+# the local service; then the counts, then proof that all heals.
 during() {
-  local name=$1 seconds=$2
+  local name=$1 seconds=$2 c
   shift 2
   step "$name"
-  load "$seconds" "$name-mesh" "$HELLO"
-  load "$seconds" "$name-local" "$LOCAL"
-  until_true 10 'the load has begun' test -s "$work/$name-mesh"
+  for c in "$C1" "$C2"; do load "$seconds" "$name-$c" "$HELLO" "$c"; done
+  load "$seconds" "$name-local" "$LOCAL" "$C1"
+  for c in "$C1" "$C2"; do until_true 10 'the load has begun' test -s "$work/$name-$c"; done
   at=$(date +%s)
   "$@" || fail "$name"
   wait
-  echo "helloworld: $(count "$name-mesh"); from 10 s after the fault: $(count "$name-mesh" $((at + 10)))"
-  echo "local:      $(count "$name-local")"
+  for c in "$C1" "$C2"; do
+    echo "helloworld, from $c: $(count "$name-$c"); from 10 s after the fault: $(count "$name-$c" $((at + 10)))"
+  done
+  echo "local: $(count "$name-local")"
   [ "$(lost "$name-local")" -eq 0 ] || fail "$name: local traffic must not fail: $(grep -v ' 200 ' "$work/$name-local" | head -3)"
-  [ "$(lost "$name-mesh" $((at + 10)))" -eq 0 ] || fail "$name: nothing may be lost from 10 s on: $(grep -v ' 200 ' "$work/$name-mesh" | head -3)"
-  until_true 90 'both versions answer again' both
+  for c in "$C1" "$C2"; do
+    [ "$(lost "$name-$c" $((at + 10)))" -eq 0 ] || fail "$name, from $c: nothing may be lost from 10 s on: $(grep -v ' 200 ' "$work/$name-$c" | head -3)"
+    has "$(count "$name-$c" $((at + 10)))" ' 0 slow$' || fail "$name, from $c: nothing may be slow from 10 s on: $(awk -v t=$((at + 10)) '$1 >= t && $3 > 1' "$work/$name-$c" | head -3)"
+  done
+  until_true 90 'both versions answer again, in both clusters' both
 }
 
 for f in $FAULTS; do
@@ -101,7 +107,7 @@ for f in $FAULTS; do
         done
       }
       during 'remote secret rotated 20 times' 30 rotate
-      [ "$(lost 'remote secret rotated 20 times-mesh')" -eq 0 ] || fail 'a rotated secret may lose nothing' ;;
+      for c in "$C1" "$C2"; do [ "$(lost "remote secret rotated 20 times-$c")" -eq 0 ] || fail 'a rotated secret may lose nothing'; done ;;
     wrongsecret)
       step 'A wrong remote secret'
       good=$("$CARRICK" create-remote-secret --context="$C2" --name=cluster9) || fail 'the secret'
