@@ -26,7 +26,7 @@ load() {
 unload() {
   from "$2" touch "/tmp/stop-$1" || fail "ending the load $1"
   wait "${LOADS[$1]}"
-  counts=$(awk '{n++; if ($2 != 200) lost++; else if ($3 > 1) slow++} END {printf "%d requests, %d lost, %d slow", n, lost, slow}' "$work/$1")
+  counts=$(awk '{n++; if ($2 != 200) lost++; else if ($3 > 1) slow++; if ($3 > most) most = $3} END {printf "%d requests, %d lost, %d slow (at most %.1f s)", n, lost, slow, most}' "$work/$1")
   note "$1: $counts"
   [ "$(awk '$2 != 200 {n++} END {print n + 0}' "$work/$1")" -eq 0 ] || fail "$1: $counts; $(awk '$2 != 200' "$work/$1" | head -3 | paste -sd';')"
 }
