@@ -4,7 +4,8 @@
 #   KUBECONFIG=… test/walkthrough.sh CONTEXT1 CONTEXT2
 #   test/walkthrough.sh --list          prints the commands, and touches nothing
 #
-# The paths of its commands are those of an unpacked release, in which it may stand, too.
+# The paths of its commands are those of an unpacked release, in which it may stand, too. It needs
+# kubectl, jq, openssl and, unless CA=carrick, make.
 #
 # Environment (the defaults fit the lab):
 #   CARRICK          the command (carrick on PATH)
@@ -37,6 +38,9 @@ PROFILE2=${PROFILE2:-} CA=${CA:-make} LB=${LB:-install}
 REQUESTS=${REQUESTS:-200}
 STEPS=${STEPS:-1-20}
 [ -z "$LIST" ] || STEPS=1-22
+[ -n "$LIST" ] || for p in "$CARRICK" kubectl jq openssl $([ "$CA" != make ] || echo make); do
+  command -v "$p" >/dev/null || fail "the program $p is not on the PATH"
+done
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 WORK=${WORK:-$([ -d "$top/images" ] && echo "$top" || echo "$temporary")}
