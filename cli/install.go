@@ -75,6 +75,15 @@ what is installed to it: what an earlier run of the same file name wrote and thi
 			if err != nil {
 				return err
 			}
+			if adopt {
+				taken, err := c.TakenOver(cmd.Context(), cfg.Namespace, cfg.Revision)
+				if err != nil {
+					return c.wrong(err)
+				}
+				if cfg, err = cfg.Over(taken); err != nil {
+					return err
+				}
+			}
 			stdinUsed := false
 			for _, f := range o.files {
 				stdinUsed = stdinUsed || f == "-"
@@ -85,7 +94,7 @@ what is installed to it: what an earlier run of the same file name wrote and thi
 	o.add(cmd)
 	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
-	cmd.Flags().BoolVar(&adopt, "adopt", false, "take over objects of the same names that something else installed")
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "take over the Istio that is installed: its names of cluster, mesh and network, its mesh configuration, CA, remote secrets and addresses stay, its sidecars are served until they restart")
 	cmd.Flags().BoolVar(&force, "force", false, "accepted for istioctl's sake; mistakes in files stay errors")
 	cmd.Flags().BoolVar(&verify, "verify", false, "accepted for istioctl's sake; install always waits until all is ready")
 	cmd.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait until all is ready")
@@ -175,7 +184,10 @@ func printPlan(w io.Writer, p *install.Plan, all bool) {
 		}
 		fmt.Fprintf(w, "  changed:  %s: %s%s\n", ch.Ref, strings.Join(fields, ", "), more)
 	}
-	for _, r := range p.Removed {
+	for _, r := range p.Adopted {
+		fmt.Fprintf(w, "  adopted:  %s\n", r)
+	}
+	for _, r := range slices.Concat(p.Removed, p.Leftover) {
 		fmt.Fprintf(w, "  removed:  %s\n", r)
 	}
 	for _, n := range p.Notes {

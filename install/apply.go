@@ -19,7 +19,7 @@ type Reporter struct {
 }
 
 // Apply carries a plan out: it stores the inventory first, then applies part by part, waits for
-// each until timeout, removes what the install does not hold any more, and stores the inventory
+// each until timeout, removes what the install does not hold any more and what an adopted Istio leaves, and stores the inventory
 // again. Interrupted at any point and repeated, it ends in the same state.
 func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep Reporter) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -48,6 +48,11 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 			case "CustomResourceDefinition", "Deployment", "DaemonSet", "MutatingWebhookConfiguration":
 				wait = append(wait, o)
 			}
+			if o.GetKind() == "Deployment" && slices.Contains(p.Adopted, ref(o)) {
+				if err := c.inherit(ctx, ref(o)); err != nil {
+					return err
+				}
+			}
 			if _, err := c.apply(ctx, o, false); err != nil {
 				return err
 			}
@@ -58,7 +63,7 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 		rep.Done(part.Name + " installed")
 	}
 	var errs []error
-	if len(p.Removed) > 0 {
+	if len(p.Removed)+len(p.Leftover) > 0 {
 		rep.Progress("Removing what is not part of the installation any more.")
 	}
 	byRemovalOrder(p.Removed)
@@ -66,6 +71,10 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 		if _, err := c.remove(ctx, r, m.Name); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	byRemovalOrder(p.Leftover)
+	for _, r := range p.Leftover {
+		errs = append(errs, c.delete(ctx, r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err

@@ -39,13 +39,14 @@ type Config struct {
 	Cluster   string   // values.global.multiCluster.clusterName, or DefaultCluster
 	Ignored   []string // fields that have no effect here
 
-	spec Spec
-	vals *values
-	file map[string]any // the user's files, merged
-	sets []string       // the user's --set arguments
-	hub  string
-	tag  string
-	full map[string]any // values as merged
+	spec    Spec
+	vals    *values
+	file    map[string]any // the user's files, merged
+	sets    []string       // the user's --set arguments
+	version string         // the default tag
+	hub     string
+	tag     string
+	full    map[string]any // values as merged
 }
 
 // Resolve merges the files, documents as Parse returns them, in order, and the --set arguments
@@ -83,8 +84,17 @@ func Resolve(files []map[string]any, sets []string, version string) (*Config, er
 	if err != nil {
 		return nil, err
 	}
-	c.file, c.sets = user, sets
+	c.file, c.sets, c.version = user, sets, version
 	return c, nil
+}
+
+// Over returns the config that the same files and arguments give when they are merged over
+// another document; the config itself if that is nil.
+func (c *Config) Over(under map[string]any) (*Config, error) {
+	if under == nil {
+		return c, nil
+	}
+	return Resolve([]map[string]any{under, c.file}, c.sets, c.version)
 }
 
 func readProfile(name string) (map[string]any, error) {

@@ -21,6 +21,8 @@ type Plan struct {
 	Kept     []Ref
 	Removed  []Ref
 	Notes    []string // hand edits that stay, and those that do not
+	Adopted  []Ref    // of Changed: what others made
+	Leftover []Ref    // what an Istio that is taken over leaves and nobody needs
 }
 
 // Change is an object that will differ, and where.
@@ -43,7 +45,7 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 	if err := c.yieldToTag(ctx, p); err != nil {
 		return nil, err
 	}
-	var foreign []string
+	var foreign []Ref
 	for _, part := range m.Parts {
 		for i, o := range part.Objects {
 			r := ref(o)
@@ -62,10 +64,15 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 					continue
 				}
 				if r.Kind != "Namespace" {
-					foreign = append(foreign, r.String())
+					foreign = append(foreign, r)
 					if !adopt {
 						continue
 					}
+				}
+			}
+			if r.Kind == "Deployment" {
+				if err := keepSelector(o, live); err != nil {
+					return nil, err
 				}
 			}
 			if m.Mesh != "" && r.Kind == "ConfigMap" && strings.HasPrefix(r.Name, "istio") && !strings.Contains(r.Name, "injector") {
@@ -91,11 +98,13 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 		m.Parts[i].Objects = slices.DeleteFunc(m.Parts[i].Objects, func(o *unstructured.Unstructured) bool { return o == nil })
 	}
 	if len(foreign) > 0 && !adopt {
-		n := len(foreign)
-		if n > 4 {
-			foreign = append(foreign[:4], fmt.Sprintf("and %d more", n-4))
+		return nil, c.refusal(ctx, m, foreign)
+	}
+	if adopt {
+		p.Adopted = foreign
+		if err := c.planAdoption(ctx, p); err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("the cluster has objects of the same names that Carrick did not make: %s; remove the other installation first, or take it over with --adopt", strings.Join(foreign, ", "))
 	}
 	return p, c.planRemovals(ctx, p)
 }
@@ -190,8 +199,12 @@ func (p *Plan) keepEdits(o, live *unstructured.Unstructured) error {
 	}
 	edits := &meshMerge{}
 	merged := edits.merge(b, theirs, ours, "")
+	edited := "was edited by hand and stays"
+	if live.GetLabels()[ManagedBy] != "carrick" {
+		edited = "stays as it was"
+	}
 	for _, f := range edits.kept {
-		p.Notes = append(p.Notes, fmt.Sprintf("%s: data.mesh: %s was edited by hand and stays", name, f))
+		p.Notes = append(p.Notes, fmt.Sprintf("%s: data.mesh: %s %s", name, f, edited))
 	}
 	for _, f := range edits.lost {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s: data.mesh: the hand edit of %s gives way to the new value", name, f))

@@ -27,6 +27,7 @@ type Manifest struct {
 	Name      string // of the install
 	Namespace string // of its inventory
 	Version   string
+	Revision  string // of the control plane; "" for the default
 	Parts     []Part
 	Operator  map[string]any // the user's IstioOperator files, merged, to be stored; nil for the load balancer
 	Sets      []string       // the user's --set arguments, to be stored
@@ -66,7 +67,7 @@ func (m *Manifest) YAML() ([]byte, error) {
 
 // Render returns the objects that the config asks for.
 func (c *Config) Render() (*Manifest, error) {
-	m := &Manifest{Name: c.Name, Namespace: c.Namespace, Version: c.tag, Operator: c.file, Sets: c.sets}
+	m := &Manifest{Name: c.Name, Namespace: c.Namespace, Version: c.tag, Revision: c.Revision, Operator: c.file, Sets: c.sets}
 	cs := c.spec.Components
 	if cs.Base.enabled() {
 		objs, err := base(c)
