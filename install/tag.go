@@ -235,7 +235,7 @@ func (c *Cluster) yieldToTag(ctx context.Context, p *Plan) error {
 			continue
 		}
 		tag, err := c.get(ctx, webhookRef(tagWebhookName(DefaultRevision)))
-		if err != nil || tag == nil {
+		if err != nil || tag == nil || tag.GetLabels()[revLabel] == DefaultRevision {
 			return err
 		}
 		deactivate(o)
