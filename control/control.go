@@ -34,6 +34,7 @@ const (
 type Config struct {
 	Mesh     mesh.Settings // Cluster is the own cluster's ID, SystemNamespace the control plane's namespace
 	Local    kube.Local    // the own cluster; ID and Namespace are taken from Mesh
+	Instance string        // names this replica and its version to istioctl: JSON of Component, ID and Info.version
 	Audience string        // that proxies' tokens are for; default "istio-ca"
 
 	// Report is given all that is wrong with users' objects whenever that changes, by object. It
@@ -87,7 +88,7 @@ func New(config Config) *Control {
 	local := config.Local
 	local.ID, local.Namespace = config.Mesh.Cluster, c.Snapshot().Settings().SystemNamespace
 	c.clusters = kube.NewClusters(local, kube.Sink{Events: c.feed, Findings: c.complain}, config.Log)
-	c.server = xds.New(xds.Config{Authorize: c.authorize, Answer: c.answer, Log: config.Log})
+	c.server = xds.New(xds.Config{Authorize: c.authorize, Answer: c.answer, Instance: config.Instance, Log: config.Log})
 	return c
 }
 

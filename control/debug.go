@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -472,7 +474,8 @@ func (c *Control) clientConfigs() (out []*anypb.Any) {
 		st := client.Status()
 		cc := &csds.ClientConfig{}
 		node := cc.ProtoReflect().Mutable(cc.ProtoReflect().Descriptor().Fields().ByName("node")).Message()
-		node.Set(node.Descriptor().Fields().ByName("id"), protoreflect.ValueOfString(client.Node.ID))
+		node.Set(node.Descriptor().Fields().ByName("id"), protoreflect.ValueOfString(proxyName(client)))
+		node.Set(node.Descriptor().Fields().ByName("metadata"), protoreflect.ValueOfMessage(c.shown(client).ProtoReflect()))
 		for _, t := range []string{resource.ListenerType, resource.RouteType, resource.EndpointType, resource.ClusterType, resource.EcdsType} {
 			g := &csds.ClientConfig_GenericXdsConfig{TypeUrl: t, ConfigStatus: csds.ConfigStatus_NOT_SENT}
 			if s := st[t]; s.Sent != "" {
@@ -491,6 +494,16 @@ func (c *Control) clientConfigs() (out []*anypb.Any) {
 		}
 	}
 	return out
+}
+
+// shown returns what istioctl shows of a proxy: its cluster, namespace and version.
+func (c *Control) shown(client *xds.Client) *structpb.Struct {
+	p, meta := c.peerOf(client), client.Node.Metadata.GetFields()
+	fields := map[string]*structpb.Value{}
+	for k, v := range map[string]string{"CLUSTER_ID": p.Cluster, "NAMESPACE": p.Namespace, "ISTIO_VERSION": cmp.Or(text(meta, "ISTIO_VERSION"), text(meta, "CARRICK_VERSION"))} {
+		fields[k] = structpb.NewStringValue(v)
+	}
+	return &structpb.Struct{Fields: fields}
 }
 
 // capture is a ResponseWriter that keeps what is written.

@@ -40,6 +40,9 @@ type Config struct {
 	// "istio.io/debug/syncz". It reports false for a type that it does not know. Nil knows none.
 	Answer func(ctx context.Context, c *Client, typeURL string, names []string) ([]*anypb.Any, bool)
 
+	// Instance says in answers which server this is (control_plane.identifier).
+	Instance string
+
 	Log *slog.Logger
 }
 

@@ -383,7 +383,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestAnswer(t *testing.T) {
-	s := New(Config{Answer: func(ctx context.Context, c *Client, typeURL string, names []string) ([]*anypb.Any, bool) {
+	s := New(Config{Instance: "here", Answer: func(ctx context.Context, c *Client, typeURL string, names []string) ([]*anypb.Any, bool) {
 		if typeURL != "istio.io/debug/syncz" {
 			return nil, false
 		}
@@ -393,13 +393,19 @@ func TestAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st.Send(&discovery.DiscoveryRequest{TypeUrl: "istio.io/debug/syncz", ResourceNames: []string{"x"}, Node: &core.Node{Id: "istioctl"}})
+	st.Send(&discovery.DiscoveryRequest{TypeUrl: "istio.io/debug/syncz", ResourceNames: []string{"x"}, Node: &core.Node{Id: "istioctl"}, ResponseNonce: "istioctl's first request has one"})
 	r, err := st.Recv()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Resources) != 2 || r.Resources[0].TypeUrl != "t" || string(r.Resources[1].Value) != "x" || r.TypeUrl != "istio.io/debug/syncz" {
+	if len(r.Resources) != 2 || r.Resources[0].TypeUrl != "t" || string(r.Resources[1].Value) != "x" || r.TypeUrl != "istio.io/debug/syncz" || r.ControlPlane.GetIdentifier() != "here" {
 		t.Errorf("answer %v", r)
+	}
+	// The ACK is no question: the next answer is of the next one.
+	st.Send(&discovery.DiscoveryRequest{TypeUrl: "istio.io/debug/syncz", ResourceNames: []string{"x"}, ResponseNonce: r.Nonce})
+	st.Send(&discovery.DiscoveryRequest{TypeUrl: "istio.io/debug/syncz", ResourceNames: []string{"y"}})
+	if r, err = st.Recv(); err != nil || string(r.Resources[1].Value) != "y" {
+		t.Errorf("answer %v, %v", r, err)
 	}
 	if len(s.Clients()) != 0 {
 		t.Error("who only asks is taken for a proxy")

@@ -28,6 +28,7 @@ type session struct {
 	// for the endpoints of new clusters, without which routes to them lead nowhere.
 	hold  string
 	until time.Time // hold no longer than this
+	said  string    // nonce of the last answer to a question
 	gone  []*response
 
 	// clusters that were sent while the client had not yet asked for endpoints on this stream.
@@ -85,11 +86,16 @@ func (s *session) ask(ctx context.Context, r *request) (bool, error) {
 	if s.server.config.Answer == nil || s.client.Delta || s.watches[r.typeURL] != nil {
 		return false, nil
 	}
-	answers, known := s.server.config.Answer(ctx, s.client, r.typeURL, r.names)
-	if !known || r.nonce != "" { // an ACK of an answer is not another question
-		return known, nil
+	if r.nonce != "" && r.nonce == s.said { // the ACK of an answer is not another question
+		return true, nil
 	}
-	return true, s.stream.SendMsg(&response{typeURL: r.typeURL, nonce: s.nonce(), answers: answers})
+	// Any other nonce is of the asker's own making: istioctl's first request has one.
+	answers, known := s.server.config.Answer(ctx, s.client, r.typeURL, r.names)
+	if !known {
+		return false, nil
+	}
+	s.said = s.nonce()
+	return true, s.stream.SendMsg(&response{typeURL: r.typeURL, nonce: s.said, answers: answers, server: s.server.config.Instance})
 }
 
 // handle takes a request in; push answers it.

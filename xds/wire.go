@@ -36,12 +36,13 @@ type response struct {
 	resources []*resource.Resource
 	removed   []string     // delta only
 	answers   []*anypb.Any // state of the world only: resources of types of their own
+	server    string       // state of the world only: control_plane.identifier, left out if empty
 }
 
 // Field numbers of envoy.service.discovery.v3: DiscoveryResponse, DeltaDiscoveryResponse,
 // Resource; and of google.protobuf.Any.
 const (
-	sotwVersion, sotwResources, sotwType, sotwNonce                  = 1, 2, 4, 5
+	sotwVersion, sotwResources, sotwType, sotwNonce, sotwServer      = 1, 2, 4, 5, 6
 	deltaVersion, deltaResources, deltaType, deltaNonce, deltaGone   = 1, 2, 4, 5, 6
 	resourceVersion, resourceBody, resourceName, anyType, anyContent = 1, 2, 3, 1, 2
 )
@@ -107,6 +108,11 @@ func (r *response) encode() mem.BufferSlice {
 			b = protowire.AppendTag(b, anyContent, protowire.BytesType)
 			b = protowire.AppendBytes(b, a.Value)
 		}
+	}
+	if r.server != "" {
+		b = protowire.AppendTag(b, sotwServer, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(field(len(r.server))))
+		str(1, r.server) // ControlPlane.identifier
 	}
 	for _, name := range r.removed {
 		b = protowire.AppendTag(b, deltaGone, protowire.BytesType)

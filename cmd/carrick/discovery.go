@@ -158,6 +158,7 @@ func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) err
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
 		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
 		Report: d.findings.fromControl, Log: log,
+		Instance: fmt.Sprintf(`{"Component":"istiod","ID":%q,"Info":{"version":%q}}`, o.pod, version),
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
 		return err
