@@ -44,7 +44,7 @@ usage: lab [--run-id ID] VERB ...
   node stop|start NODE  cut a node's power, give it back
   wan [WORD...]         faults between the segments: ` + wan.Usage + `
   image load FILE...    give every node an image archive
-  image build [-add SRC[:DST]] [-elf FILE[:DST]] [-deb PKG,...] [-link PATH=TARGET] [-env K=V]
+  image build [-add SRC[:DST]] [-elf FILE[:DST]] [-deb PKG,...] [-link PATH=TARGET] [-env K=V] [-user UID]
               [-o FILE] NAME:TAG[,NAME:TAG] CMD...
   build [--install] [--kubernetes 1.37|1.34]
                         build the nodes' programs (with --install: what that needs, first)

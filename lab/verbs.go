@@ -228,6 +228,7 @@ func imageBuild(in invocation) error {
 		b.Link(name, target)
 		return nil
 	})
+	f.StringVar(&b.User, "user", "", "UID[:GID] that it runs as; default root")
 	f.Func("env", "KEY=VALUE", func(s string) error { b.Env = append(b.Env, s); return nil })
 	if err := f.Parse(in.args); err != nil {
 		return exitCode(2)

@@ -28,6 +28,7 @@ import (
 type Builder struct {
 	Entrypoint []string
 	Env        []string // KEY=VALUE, beside PATH
+	User       string   // UID[:GID]; root if empty
 
 	tree map[string]entry // by absolute path
 }
@@ -239,6 +240,7 @@ func (b *Builder) write(w io.Writer, names []string) error {
 		"architecture": runtime.GOARCH, "os": "linux", "created": "2020-01-01T00:00:00Z",
 		"config": map[string]any{
 			"Entrypoint": b.Entrypoint,
+			"User":       b.User,
 			"Env":        append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, b.Env...),
 			"WorkingDir": "/",
 		},
