@@ -26,15 +26,15 @@ var (
 const serverName = "helloworld.sample.svc.cluster.local"
 
 // h2load returns a load of requests for path by h2load.
-func h2load(scheme, path string, args ...string) func(context.Context, *bench, int) (result, error) {
-	return func(ctx context.Context, b *bench, port int) (result, error) {
+func h2load(scheme, path string, args ...string) func(context.Context, *bench, int, time.Duration) (result, error) {
+	return func(ctx context.Context, b *bench, port int, lasting time.Duration) (result, error) {
 		args, url := slices.Clone(args), fmt.Sprintf("%s://127.0.0.1:%d%s", scheme, port, path)
 		if scheme == "https" {
 			url = scheme + "://" + serverName + path
 			args = append(args, fmt.Sprintf("--connect-to=127.0.0.1:%d", port))
 		}
-		args = append(args, "-t1", fmt.Sprintf("-D%d", int(b.round.Seconds())), "-H:authority: helloworld.sample:5000", "-Huser-agent: curl/8.14.1", "-Haccept: */*", url)
-		ctx, stop := context.WithTimeout(ctx, b.round+20*time.Second)
+		args = append(args, "-t1", fmt.Sprintf("-D%d", int(lasting.Seconds())), "-H:authority: helloworld.sample:5000", "-Huser-agent: curl/8.14.1", "-Haccept: */*", url)
+		ctx, stop := context.WithTimeout(ctx, lasting+20*time.Second)
 		defer stop()
 		out, err := exec.CommandContext(ctx, "h2load", args...).CombinedOutput()
 		if err != nil {
@@ -64,14 +64,14 @@ func duration(n, unit []byte) time.Duration {
 
 // handshakes returns a load of connections, each with a TLS handshake, one request and the end. With
 // mutual the proxy is the one that ends the TLS, and asks for a certificate.
-func handshakes(mutual bool) func(context.Context, *bench, int) (result, error) {
-	return func(ctx context.Context, b *bench, port int) (result, error) {
+func handshakes(mutual bool) func(context.Context, *bench, int, time.Duration) (result, error) {
+	return func(ctx context.Context, b *bench, port int, lasting time.Duration) (result, error) {
 		cfg := &tls.Config{RootCAs: b.keys.pool, ServerName: serverName, NextProtos: []string{"istio-http/1.1", "istio", "http/1.1"}, CurvePreferences: []tls.CurveID{tls.X25519}}
 		cfg.InsecureSkipVerify = true // the client's own work is not what is measured
 		if mutual {
 			cfg.Certificates = []tls.Certificate{b.keys.pair}
 		}
-		ctx, stop := context.WithTimeout(ctx, b.round)
+		ctx, stop := context.WithTimeout(ctx, lasting)
 		defer stop()
 		var n, spent atomic.Int64
 		var wg sync.WaitGroup
@@ -137,8 +137,8 @@ func headEnd(b []byte) int {
 
 // idle returns a load of n connections, each of which has served a request and stays open while the
 // memory is read.
-func idle(n int) func(context.Context, *bench, int) (result, error) {
-	return func(ctx context.Context, b *bench, port int) (result, error) {
+func idle(n int) func(context.Context, *bench, int, time.Duration) (result, error) {
+	return func(ctx context.Context, b *bench, port int, lasting time.Duration) (result, error) {
 		var open []net.Conn
 		begin := time.Now()
 		for range n {

@@ -2,7 +2,7 @@
 // each of them, in turn, so that their ratio means something on whatever machine it runs. It knows
 // no figure that must be reached, and asserts nothing.
 //
-//	go run ./test/bench --carrick bin/carrick-proxy [--envoy FILE] [--round 2s] [--rounds 3] [--only TEXT]
+//	go run ./test/bench --carrick bin/carrick-proxy [--envoy FILE] [--round 2s] [--rounds 2] [--only TEXT]
 //
 // It needs h2load (the load) and nginx (what is behind the proxies, and a peer); haproxy is a peer if
 // it is there. All of it is on loopback, with one worker for each proxy. CPU is user and system time
@@ -46,7 +46,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.carrick, "carrick", "bin/carrick-proxy", "the proxy to measure")
 	flag.StringVar(&o.envoy, "envoy", "", "genuine Envoy (default: the newest that `make envoy` fetched)")
 	flag.DurationVar(&o.round, "round", 2*time.Second, "how long one measurement takes")
-	flag.IntVar(&o.rounds, "rounds", 3, "measurements of each proxy, taken in turn; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 2, "measurements of each proxy, taken in turn; the median counts (of two the better)")
 	flag.StringVar(&o.only, "only", "", "only workloads whose name contains this")
 	flag.Parse()
 	if o.round < time.Second || o.rounds < 1 {
@@ -112,7 +112,7 @@ type workload struct {
 	roles []string
 	// upstream is the port of the application that the last of them calls.
 	upstream func(ports) int
-	load     func(ctx context.Context, b *bench, port int) (result, error)
+	load     func(ctx context.Context, b *bench, port int, lasting time.Duration) (result, error)
 	memory   bool // how much the first proxy holds is told afterwards
 }
 
@@ -152,8 +152,8 @@ func (b *bench) all(ctx context.Context) error {
 	}
 	defer stop()
 	b.app = app
-	fmt.Printf("%d CPUs (%s), one worker a proxy, %d rounds of %s each, in turn; the median of each. Beside each other on one machine:\n", runtime.NumCPU(), runtime.GOARCH, b.rounds, b.round)
-	fmt.Printf("compare within a table, not across machines. Times Carrick: below 1 the peer does less, or takes less.\n\n")
+	fmt.Printf("%d CPUs (%s), one worker a proxy, %d rounds of %s each, in turn; the median of each.\n", runtime.NumCPU(), runtime.GOARCH, b.rounds, b.round)
+	fmt.Print("Client, application and proxies share the machine: compare within a table, not across machines.\n\n")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer w.Flush()
 	fmt.Fprint(w, "workload\tproxy\trequests/s\tmean ms\tCPU µs/request\ttimes Carrick: rate\tCPU\t\n")
@@ -250,7 +250,11 @@ func (b *bench) measure(ctx context.Context, l workload) (map[string]measured, e
 			for _, p := range r.procs {
 				before -= p.cpu()
 			}
-			x, err := l.load(ctx, b, r.port)
+			lasting := b.round
+			if round == 0 {
+				lasting = time.Second
+			}
+			x, err := l.load(ctx, b, r.port, lasting)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", e.name, err)
 			}
@@ -273,7 +277,7 @@ func (b *bench) measure(ctx context.Context, l workload) (map[string]measured, e
 	out := map[string]measured{}
 	for name, r := range rs {
 		slices.SortFunc(r.rounds, func(a, c result) int { return int(1000 * (a.micro() - c.micro())) })
-		out[name] = measured{r.rounds[len(r.rounds)/2], r.before}
+		out[name] = measured{r.rounds[(len(r.rounds)-1)/2], r.before}
 	}
 	return out, nil
 }
