@@ -153,6 +153,7 @@ type controlPlane struct {
 	nodes     []*core.Node
 	acks      map[string]string // last acknowledged nonce by type; "" if refused
 	streams   map[int]context.CancelFunc
+	whole     *wholeState // nil: no streams of the whole state
 }
 
 // newControlPlane starts one whose serving certificate, and leaves, are signed by ca.
