@@ -171,8 +171,8 @@ func TestProxyless(t *testing.T) {
 	t.Cleanup(g.Stop)
 
 	const tlsContext = `{"name":"envoy.transport_sockets.tls","typed_config":{"@type":"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext","common_tls_context":{
-"tls_certificate_provider_instance":{"instance_name":"default"},"combined_validation_context":{"default_validation_context":{
-"ca_certificate_provider_instance":{"instance_name":"default"},"match_typed_subject_alt_names":[{"san_type":"URI","matcher":{"exact":%q}}]}}}}}`
+"tls_certificate_provider_instance":{"instance_name":"default"},"validation_context":{
+"ca_certificate_provider_instance":{"instance_name":"default"},"match_typed_subject_alt_names":[{"san_type":"URI","matcher":{"exact":%q}}]}}}}`
 	cp.set(resource.ListenerType, "hello:80", "1", fromJSON(t, &listener.Listener{}, `{"name":"hello:80","api_listener":{"api_listener":{
 "@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","stat_prefix":"x",
 "route_config":{"name":"r","virtual_hosts":[{"name":"v","domains":["*"],"routes":[{"match":{"prefix":""},"route":{"cluster":"c"}}]}]},

@@ -28,7 +28,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/*.out.yaml anew")
 
-// ask is who asks in a test: "sidecar cluster1/sample/sleep-1".
+// ask is who asks in a test: "sidecar cluster1/sample/sleep-1". grpc-sni is a gRPC client that sends
+// server names.
 func ask(t testing.TB, s *mesh.Snapshot, who string) Proxy {
 	t.Helper()
 	words := strings.Fields(who)
@@ -38,8 +39,8 @@ func ask(t testing.TB, s *mesh.Snapshot, who string) Proxy {
 		t.Fatalf("no pod %s", words[1])
 	}
 	n := Node{Router: words[0] == "router"}
-	if words[0] == "grpc" {
-		n.Dialect = GRPC
+	if words[0] == "grpc" || words[0] == "grpc-sni" {
+		n.Dialect, n.SNI = GRPC, words[0] == "grpc-sni"
 	}
 	if len(words) > 2 {
 		n.View = words[2]

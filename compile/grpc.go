@@ -2,6 +2,7 @@ package compile
 
 import (
 	"strconv"
+	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -11,7 +12,6 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	networking "istio.io/api/networking/v1alpha3"
-	"strings"
 
 	"github.com/carrick-mesh/carrick/mesh"
 )
@@ -58,15 +58,17 @@ func (r clusterRow) grpcCluster(v clusterView, name string, p mesh.ServicePort, 
 	if policy.GetTls().GetMode() == networking.ClientTLSSettings_ISTIO_MUTUAL {
 		tls := &tlsv3.CommonTlsContext{
 			TlsCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: "default", CertificateName: "default"},
-			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: &tlsv3.CertificateValidationContext{
-					CaCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: "default", CertificateName: "ROOTCA"},
-					MatchTypedSubjectAltNames:     accountSANs(r.accounts, strings.Split(v.settings.trust, ",")),
-				},
+			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+				CaCertificateProviderInstance: &tlsv3.CertificateProviderPluginInstance{InstanceName: "default", CertificateName: "ROOTCA"},
+				MatchTypedSubjectAltNames:     accountSANs(r.accounts, strings.Split(v.settings.trust, ",")),
 			}},
 		}
+		sni := sniName(p.Number, subset.GetName(), r.svc.Host)
+		if s := policy.GetTls().GetSni(); s != "" {
+			sni = s
+		}
 		c.TransportSocket = &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: toAny(&tlsv3.UpstreamTlsContext{
-			CommonTlsContext: tls, Sni: sniName(p.Number, subset.GetName(), r.svc.Host),
+			CommonTlsContext: tls, Sni: sni,
 		})}}
 	}
 	return c

@@ -64,6 +64,26 @@ func TestProxylessGRPC(t *testing.T) {
 	}
 }
 
+// TestSendsSNI: which clients are told of gateways to other networks.
+func TestSendsSNI(t *testing.T) {
+	for _, c := range []struct {
+		agent, said string
+		want        bool
+	}{
+		{"gRPC Go 1.85.0", "true", true}, {"gRPC Go 1.82.1-dev", "true", true}, {"gRPC Go 2.0.0", "true", true},
+		{"gRPC Go 1.81.0", "true", false}, {"gRPC Go 1.85.0", "false", false}, {"gRPC Go 1.85.0", "", false},
+		{"gRPC Java 1.85.0", "true", false}, {"gRPC Go", "true", false}, {"", "true", false},
+	} {
+		meta, err := structpb.NewStruct(map[string]any{"GRPC_SNI": c.said})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sendsSNI(xds.Node{Agent: c.agent, Metadata: meta}); got != c.want {
+			t.Errorf("%q, GRPC_SNI %q: %v", c.agent, c.said, got)
+		}
+	}
+}
+
 // TestRoots holds what a change of root relies on: every proxy gets the roots, and it is known when
 // all have taken them.
 func TestRoots(t *testing.T) {
