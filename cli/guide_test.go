@@ -8,8 +8,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/carrick-mesh/carrick/ca"
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // variable parts of what the guide shows, by the name that patterns give them.
@@ -19,6 +22,9 @@ var variable = map[string]string{
 	"{SERVICE}":  `10\.\d+\.\d+\.\d+`,
 	"{ISTIOD}":   `istiod-[a-z0-9]+-[a-z0-9]+`,
 	"{SUFFIX}":   `[a-z0-9]+-[a-z0-9]+`,
+	"{SERIAL}":   `[0-9a-f]+`,
+	"{TIME}":     `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`,
+	"{SHA256}":   `([0-9A-F]{2}:){31}[0-9A-F]{2}`,
 	"{VERSION}":  `[0-9]+\.[0-9]+\.[0-9]+\S*`,
 }
 
@@ -67,6 +73,53 @@ func TestGuide(t *testing.T) {
 	}
 	if !json.Valid(read("dump.json")) {
 		t.Error("the capture is no JSON")
+	}
+}
+
+// TestGuideCA: two clusters' CAs side by side, before the guide's step 7 and after.
+func TestGuideCA(t *testing.T) {
+	view := func(context, secret string, data map[string][]byte) caView {
+		chain, err := chainOf(&corev1.Secret{Data: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return viewCA(context, secret, chain, time.Now())
+	}
+	own := func() map[string][]byte {
+		old, err := ca.NewRoot(ca.RootOptions{Organization: "cluster.local", Key: ca.P256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := ca.RenewSelfSigned(map[string][]byte{"ca-cert.pem": old.CertPEM}) // as the control plane makes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	root, err := ca.NewRoot(ca.RootOptions{Key: ca.P256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	under := func(cluster string) map[string][]byte {
+		im, err := ca.NewIntermediate(*root, ca.IntermediateOptions{Cluster: cluster, Key: ca.P256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return im.Files()
+	}
+	for name, v := range map[string]caViews{
+		"ca-show":      {Clusters: []caView{view("a", "istio-ca-secret", own()), view("b", "istio-ca-secret", own())}},
+		"ca-show-same": {Clusters: []caView{view("a", "cacerts", under("cluster1")), view("b", "cacerts", under("cluster2"))}, SameRoot: true},
+	} {
+		var out bytes.Buffer
+		if err := v.print(&out); err != nil {
+			t.Fatal(err)
+		}
+		pattern, err := os.ReadFile(filepath.Join("testdata", "guide", name+".pattern"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		match(t, name, string(pattern), out.String())
 	}
 }
 
