@@ -2,7 +2,7 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs
 #                          scenarios scenarios-envoy (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
@@ -12,7 +12,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -187,6 +187,14 @@ one() {
       guide
       scenarios
       ;;
+    verbs)
+      start
+      lab image load dist/images/carrick-envoy.tar || fail 'the image with Envoy'
+      export CERTS=$logs/verbs-certs INSTALL_ARGS2='--set values.global.proxy.engine=envoy --set values.global.proxy.image=carrick-envoy'
+      rm -rf "$CERTS"
+      guide
+      test/verbs.sh "$id" || fail 'the helping verbs'
+      ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -203,6 +211,7 @@ describe() {
     registry) echo 'images from a registry with a password' ;;
     dist) echo 'none: the release archives' ;;
     scenarios) echo 'scenarios (`test/scenarios.sh`), 1 node a cluster' ;;
+    verbs) echo 'helping verbs (`test/verbs.sh`), Envoy in every role of cluster2' ;;
     scenarios-envoy) echo 'scenarios, 3 nodes a cluster, Envoy in every role of cluster2' ;;
   esac
 }
