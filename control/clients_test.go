@@ -102,6 +102,7 @@ func TestRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, _ := start(t, s, "cluster1")
+	eventually(t, "tokens can be looked at", c.Ready)
 	keys := newSecrets(t)
 	pair, err := tls.X509KeyPair(keys.cert, keys.key)
 	if err != nil {
