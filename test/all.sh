@@ -195,6 +195,14 @@ one() {
       guide
       test/verbs.sh "$id" || fail 'the helping verbs'
       ;;
+    grpc)
+      start
+      lab image load dist/images/carrick-envoy.tar || fail 'the image with Envoy'
+      guide
+      test/grpc.sh $id | tee "$logs/grpc.out"
+      [ "${PIPESTATUS[0]}" -eq 0 ] || fail 'gRPC'
+      result "$(grep -a '^PASS: .*balance: ' "$logs/grpc.out" | sed 's/^PASS: //; s/balance: //; s/;.*//' | paste -sd';' | sed 's/;/; /g'); $(grep -a '^PASS: proxyless: v1' "$logs/grpc.out" | sed 's/^PASS: //; s/,[^,]*$//')"
+      ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -212,6 +220,7 @@ describe() {
     dist) echo 'none: the release archives' ;;
     scenarios) echo 'scenarios (`test/scenarios.sh`), 1 node a cluster' ;;
     verbs) echo 'helping verbs (`test/verbs.sh`), Envoy in every role of cluster2' ;;
+    grpc) echo 'gRPC and HTTP/2 (`test/grpc.sh`), clients with the proxy, with Envoy and without either' ;;
     scenarios-envoy) echo 'scenarios, 3 nodes a cluster, Envoy in every role of cluster2' ;;
   esac
 }

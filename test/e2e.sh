@@ -59,6 +59,7 @@ STEPS=1-4 guide
 loaded 5-13
 STEPS=14-20 guide
 SCENARIOS='raw retries hairpin headless first optouts strict' test/scenarios.sh e2e1 || fail 'the scenarios'
+ENGINES=carrick PARTS='balance streams large retries http2 proxyless' test/grpc.sh e2e1 || fail 'gRPC'
 test/faults.sh e2e1 || fail 'the faults'
 STEPS=21-22 guide
 down e2e1 || fail 'lab down'
