@@ -219,6 +219,16 @@ func TestManifestOf(t *testing.T) {
 			t.Errorf("the manifest lacks %s", want)
 		}
 	}
+	if p := pinned(m, "0.2.0"); len(p) > 0 {
+		t.Errorf("pinned: %v", p)
+	}
+	s.Sets = append(s.Sets, "components.pilot.tag=0.1.0")
+	if m, err = manifestOf(s, "0.2.0"); err != nil {
+		t.Fatal(err)
+	}
+	if p := pinned(m, "0.2.0"); len(p) != 1 || p[0] != "Deployment istiod runs example.com/x/carrick:0.1.0" {
+		t.Errorf("pinned: %v", p)
+	}
 	if got := imageTag("registry:5000/a/b"); got != "latest" {
 		t.Errorf("tag of an image without one: %q", got)
 	}

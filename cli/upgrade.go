@@ -13,6 +13,7 @@ import (
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 func (a *app) upgrade() *cobra.Command {
@@ -99,6 +100,9 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 		for _, r := range others {
 			fmt.Fprintf(cmd.OutOrStdout(), "  note:     %s belongs to another installation by now and stays as it is\n", r)
 		}
+		for _, p := range pinned(m, to) {
+			fmt.Fprintf(cmd.OutOrStdout(), "  note:     %s, as its file says, and stays so\n", p)
+		}
 		intro := fmt.Sprintf("This will bring %s from %s to %s in %s", s.Name, s.Version, to, c)
 		if err := carryOut(cmd, c, m, intro, o); err != nil {
 			return err
@@ -108,6 +112,20 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 		return nil
 	}
 	return reportSidecars(cmd, c)
+}
+
+// pinned lists the programs of a manifest whose image a file ties to another version.
+func pinned(m *install.Manifest, version string) (all []string) {
+	for _, o := range m.Objects() {
+		containers, _, _ := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
+		for _, c := range containers {
+			cm, _ := c.(map[string]any)
+			if image, _ := cm["image"].(string); image != "" && image != "auto" && imageTag(image) != version {
+				all = append(all, fmt.Sprintf("%s %s runs %s", o.GetKind(), o.GetName(), image))
+			}
+		}
+	}
+	return all
 }
 
 // toUpgrade returns the installations to upgrade in their order: all, or those of a revision.
