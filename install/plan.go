@@ -275,6 +275,11 @@ func strip(o map[string]any) map[string]any {
 		for _, k := range []string{"managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"} {
 			delete(m, k)
 		}
+		if a, ok := m["annotations"].(map[string]any); ok && a["deprecated.daemonset.template.generation"] != nil {
+			a = maps.Clone(a)
+			delete(a, "deprecated.daemonset.template.generation")
+			m["annotations"] = a
+		}
 		o["metadata"] = m
 	}
 	return o
