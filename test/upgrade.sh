@@ -8,6 +8,7 @@
 # Environment:
 #   PREVIOUS         folder of the previous build: its sources, built (bin, dist/images) as version 0.0.9
 #   LATER            a carrick of this source that calls itself 0.4.0
+#   PARTS            upgrade (with rollback) and revisions (both)
 #   CURL1            a curl on a host that reaches the load-balancer addresses of the first cluster
 # All requests count: one that is not answered with 200 within 15 s is lost.
 set -uo pipefail
@@ -17,9 +18,10 @@ top=$(dirname "$here")
 C1=${1:?usage: upgrade.sh CONTEXT1 CONTEXT2} C2=${2:?usage: upgrade.sh CONTEXT1 CONTEXT2}
 PREVIOUS=${PREVIOUS:?the folder of the previous build} LATER=${LATER:?a carrick of version 0.4.0}
 CURL1=${CURL1:-curl}
+PARTS=${PARTS:-upgrade revisions}
 old=0.0.9 new=$(cat "$top/VERSION")
 work=$(mktemp -d)
-trap 'touch "$work/stop"; wait; rm -rf "$work"' EXIT
+trap 'touch "$work/stop"; kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
 cd "$top" || exit 1
 carrick() { command carrick "$@"; }
 kube() { kubectl --context="$1" "${@:2}"; }
@@ -83,6 +85,7 @@ kept() {
   expect "the gateway's address in $1" "$(kube "$1" -n istio-system get svc istio-eastwestgateway -o jsonpath='{.status.loadBalancer.ingress[0].ip}')" '^10\.'
 }
 
+if has "$PARTS" upgrade; then
 step 'An upgrade that leaves versions out is refused'
 out=$("$LATER" upgrade --context="$C1" -y 2>&1) && fail '0.4.0 upgrades 0.0.9'
 echo "$out"
@@ -102,6 +105,8 @@ begin
 carrick upgrade --context="$C1" --context="$C2" -y --rollback || fail 'rollback'
 for c in "$C1" "$C2"; do runs "$c" "$old"; kept "$c"; until_true 30 "both versions from $c" both "$c"; done
 end "rollback to $old"
+fi
+has "$PARTS" revisions || exit 0
 
 step "Revision canary of $new beside $old, while requests run"
 begin
@@ -125,8 +130,8 @@ for c in "$C1" "$C2"; do
   expect "istiod in $c" "$(image "$c" deploy/istiod '.spec.template.spec.containers[0].image')" ":$old\$"
   status=$(carrick proxy-status --context="$c")
   echo "$status"
-  expect 'proxy-status' "$status" '^helloworld.*istiod-canary-.*'"$new"
-  expect 'proxy-status' "$status" '^sleep-.*\.calls .*istiod-[0-9a-f]+-.*'"$old"
+  expect 'proxy-status' "$status" '^helloworld.*istiod-canary-'
+  expect 'proxy-status' "$status" '^sleep-.*\.calls .* istiod-[0-9a-f]+-'
   expect 'proxy-status' "$status" '^istio-eastwestgateway.*istiod-canary-'
   until_true 30 "both versions from $c" both "$c"
 done
