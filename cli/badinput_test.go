@@ -85,7 +85,7 @@ var verbs = map[string]asked{
 	"manifest generate":      {"", false, []bad{{"-f {dir}/none.yaml", "check the name"}, {"-f {dir}/half.yaml", "half.yaml"}, {"-f {dir}/operator.yaml", "nonesuch"}, {"--set profile", "profile"}}},
 	"lb install":             {"", true, nil},
 	"lb manifest":            {"", false, []bad{{"--set x", "x"}}},
-	"lb status":              {"", true, nil},
+	"lb status":              {"", true, []bad{{"-o xml", "-o xml"}, {"--all-contexts --context=a", "exclude each other"}}},
 	"lb uninstall":           {"-y", true, nil},
 	"eastwest":               {"--network n1 --install -y", true, []bad{{"", "no control plane is installed in namespace istio-system"}}},
 	"kube-inject":            {"-f {dir}/good.yaml", true, []bad{{"", "-f"}, {"-f {dir}/none.yaml", "check the name"}}},

@@ -1,18 +1,12 @@
 package cli
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // lbFlags says which images the load balancer runs.
@@ -136,107 +130,6 @@ func (a *app) lbManifest() *cobra.Command {
 	}
 	l.add(cmd)
 	return cmd
-}
-
-func (a *app) lbStatus() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status",
-		Short: "Shows pools, speakers, and the Services of type LoadBalancer with their addresses",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.target.connect(cmd)
-			if err != nil {
-				return err
-			}
-			for _, show := range []func(context.Context, io.Writer, *cluster) error{showPools, showSpeakers, showAddresses} {
-				if err := show(cmd.Context(), cmd.OutOrStdout(), c); err != nil {
-					return c.wrong(err)
-				}
-			}
-			return nil
-		},
-	}
-}
-
-func showPools(ctx context.Context, out io.Writer, c *cluster) error {
-	gvr := schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "ipaddresspools"}
-	pools, err := c.Dynamic.Resource(gvr).Namespace(install.LBNamespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("listing IPAddressPools: %w (is the load balancer installed? carrick lb install)", err)
-	}
-	var rows [][]string
-	for _, p := range pools.Items {
-		addresses, _, _ := unstructured.NestedStringSlice(p.Object, "spec", "addresses")
-		auto, given, _ := unstructured.NestedBool(p.Object, "spec", "autoAssign")
-		rows = append(rows, []string{p.GetName(), strings.Join(addresses, ","), fmt.Sprint(auto || !given)})
-	}
-	if err := table(out, "POOL\tADDRESSES\tAUTO ASSIGN", rows); err != nil {
-		return err
-	}
-	if len(rows) == 0 {
-		fmt.Fprintf(out, "No address can be given: apply an IPAddressPool and an L2Advertisement in namespace %s.\n", install.LBNamespace)
-	}
-	fmt.Fprintln(out)
-	return nil
-}
-
-// showSpeakers lists the nodes that may answer, by the Leases that their speakers keep.
-func showSpeakers(ctx context.Context, out io.Writer, c *cluster) error {
-	leases, err := c.Kube.CoordinationV1().Leases(install.LBNamespace).List(ctx, metav1.ListOptions{LabelSelector: "carrick.dev/speaker"})
-	if err != nil {
-		return fmt.Errorf("listing the speakers' Leases: %w", err)
-	}
-	var rows [][]string
-	for _, l := range leases.Items {
-		if l.Spec.HolderIdentity == nil || l.Spec.RenewTime == nil || l.Spec.LeaseDurationSeconds == nil {
-			continue
-		}
-		age, state := time.Since(l.Spec.RenewTime.Time), "alive"
-		if age > time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second {
-			state = "silent for " + age.Round(time.Second).String()
-		}
-		rows = append(rows, []string{*l.Spec.HolderIdentity, state})
-	}
-	if err := table(out, "SPEAKER\tSTATE", rows); err != nil {
-		return err
-	}
-	fmt.Fprintln(out)
-	return nil
-}
-
-// showAddresses lists Services with their addresses, and what the load balancer last said of each.
-func showAddresses(ctx context.Context, out io.Writer, c *cluster) error {
-	svcs, err := c.Kube.CoreV1().Services("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("listing Services: %w", err)
-	}
-	events, err := c.Kube.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Service"})
-	if err != nil {
-		return fmt.Errorf("listing Events: %w", err)
-	}
-	said := map[string]corev1.Event{}
-	for _, e := range events.Items {
-		key := e.InvolvedObject.Namespace + "/" + e.InvolvedObject.Name
-		if old, ok := said[key]; !ok || e.LastTimestamp.After(old.LastTimestamp.Time) {
-			said[key] = e
-		}
-	}
-	var rows [][]string
-	for _, s := range svcs.Items {
-		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
-			continue
-		}
-		var addresses []string
-		for _, in := range s.Status.LoadBalancer.Ingress {
-			addresses = append(addresses, in.IP+in.Hostname)
-		}
-		address := strings.Join(addresses, ",")
-		if address == "" {
-			address = "<pending>"
-		}
-		rows = append(rows, []string{s.Namespace + "/" + s.Name, address, said[s.Namespace+"/"+s.Name].Message})
-	}
-	return table(out, "SERVICE\tADDRESS\tLAST EVENT", rows)
 }
 
 func (a *app) lbUninstall() *cobra.Command {

@@ -3,7 +3,9 @@ package control
 import (
 	"encoding/base64"
 	"fmt"
+	"github.com/carrick-mesh/carrick/diagnose"
 	"maps"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -193,6 +195,33 @@ spec: {hosts: ["*"], gateways: [in], http: [{match: [{uri: {exact: /hello}}], ro
 		})
 	}
 
+	// What was sent is what they have, so proxy-status POD finds no difference.
+	debug := httptest.NewServer(c.Debug())
+	defer debug.Close()
+	for admin, name := range map[string]string{eastwest: "istio-eastwestgateway-1.istio-system", ingress: "istio-ingressgateway-1.istio-system", sidecar: "sleep-1.sample"} {
+		var differs []string
+		eventually(t, "what "+name+" was sent is what it has", func() bool {
+			sent, err := diagnose.ParseDump([]byte(get(debug.URL + "/debug/config_dump?proxyID=" + name)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			has, err := diagnose.ParseDump([]byte(get("http://" + admin + "/config_dump")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(sent.Clusters) == 0 || len(sent.Listeners) == 0 {
+				t.Fatalf("%s was sent %d clusters and %d listeners", name, len(sent.Clusters), len(sent.Listeners))
+			}
+			differs = nil
+			for _, d := range diagnose.Compare(sent, has) {
+				differs = append(differs, d.Lines...)
+			}
+			if len(differs) > 0 {
+				t.Log(name, strings.Join(differs, "\n"))
+			}
+			return len(differs) == 0
+		})
+	}
 	// The gateway does not answer here: the prober says so.
 	eventually(t, "the prober's finding", func() bool {
 		for _, g := range c.Snapshot().Networks().Gateways {

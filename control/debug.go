@@ -360,7 +360,13 @@ func (c *Control) configDump(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
-	writeProto(w, dump)
+	w.Header().Set("Content-Type", "application/json")
+	b, err := protojson.MarshalOptions{Multiline: true, UseProtoNames: true}.Marshal(dump) // as Envoy has it
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Write(append(b, '\n'))
 }
 
 // dump returns what a proxy was sent in the form of Envoy's /config_dump. Secrets are left out but

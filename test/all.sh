@@ -2,8 +2,8 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs
-#                          scenarios scenarios-envoy (all of them)
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist
+#                          scenarios scenarios-envoy verbs (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
 #
