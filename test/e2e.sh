@@ -1,6 +1,6 @@
 #!/bin/bash
-# make e2e: the guide in the lab, twice over: to the letter, from an unpacked release, with some
-# scenarios, the faults and the uninstallation; then on three nodes a cluster, with Envoy and classic sidecars in places.
+# make e2e: the guide in the lab, twice over: to the letter, from an unpacked release, with some scenarios,
+# the faults and the uninstallation; then on three nodes a cluster, with Envoy and classic sidecars in places.
 set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1

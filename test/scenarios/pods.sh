@@ -247,8 +247,18 @@ optouts() {
   untouched off i "{$l\"true\"}}" '{}' || fail 'a namespace that is off'
   untouched kube-system j "{$l\"true\"}}" '{}' || fail 'kube-system'
   has "$(kube "$C1" -n "$NS" run k --image=x --dry-run=server --overrides='{"metadata":{"annotations":{"sidecar.istio.io/interceptionMode":"TPROXY"}}}' 2>&1)" 'interceptionMode.*TPROXY.*REDIRECT' || fail 'TPROXY is refused'
+  # A template of the user's own, laid over the sidecar's.
+  local config
+  config=$(kube "$C1" -n istio-system get cm istio-sidecar-injector -o jsonpath='{.data.config}')
+  put_config() { jq -n --arg c "$1" '{data: {config: $c}}' >"$work/config.json" && kube "$C1" -n istio-system patch cm istio-sidecar-injector --type merge --patch-file "$work/config.json" >/dev/null || fail 'the ConfigMap'; }
+  templated() { kube "$C1" -n "$NS" run t --image=x --dry-run=server -o json --overrides='{"metadata":{"annotations":{"inject.istio.io/templates":"sidecar,extra"}}}' 2>&1; }
+  has "$(templated)" 'no template is called "extra"; there are sidecar, gateway' || fail 'an unknown template is refused'
+  put_config "$config"$'\ntemplates:\n  extra: |\n    metadata: {labels: {extra: "{{ .ObjectMeta.Name }}-{{ .Values.global.multiCluster.clusterName }}"}}\n    spec: {containers: [{name: istio-proxy, env: [{name: EXTRA, value: "1"}]}]}\n'
+  extra() { templated | jq -e '.metadata.labels.extra == "t-'"$C1"'" and any((.spec.initContainers + .spec.containers)[]; .name == "istio-proxy" and any(.env[]; .name == "EXTRA"))'; }
+  until_true 20 'the template is laid over' extra
+  put_config "$config"
   kube "$C1" delete ns plain2 off --wait=false >/dev/null
-  pass 'optouts: labels, annotations, namespaces; TPROXY refused'
+  pass 'optouts: labels, annotations, namespaces, a template; TPROXY refused'
 }
 
 again() {
