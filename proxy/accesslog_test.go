@@ -177,3 +177,45 @@ access_log:
 		}
 	}
 }
+
+// TestLogSwitch: a connection logs its next request as the configuration that has come meanwhile says.
+func TestLogSwitch(t *testing.T) {
+	app := backend(t, func(http.ResponseWriter, *http.Request) {})
+	dir := t.TempDir()
+	port := freePort(t)
+	with := func(file, format string) string {
+		more := ""
+		if format != "" {
+			more = fmt.Sprintf(`
+access_log:
+- name: envoy.access_loggers.file
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+    path: %s/%s
+    log_format: {%s}
+`, dir, file, format)
+		}
+		return bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), more), clusterYAML("c", "", app))
+	}
+	read := func(file string) string {
+		b, _ := os.ReadFile(filepath.Join(dir, file))
+		return string(b)
+	}
+	r := start(t, with("", ""), nil)
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	get(t, client, url+"/nothing")
+	r.apply(with("text", `text_format_source: {inline_string: "%REQ(:PATH)% %RESPONSE_CODE%\n"}`))
+	get(t, client, url+"/text")
+	r.apply(with("json", `json_format: {path: "%REQ(:PATH)%", code: "%RESPONSE_CODE%"}`))
+	get(t, client, url+"/json")
+	r.apply(with("", ""))
+	get(t, client, url+"/nothing")
+	eventually(t, "both lines", func() bool { return read("text") != "" && read("json") != "" })
+	if got, want := read("text"), "/text 200\n"; got != want {
+		t.Errorf("text: %q, want %q", got, want)
+	}
+	if got, want := read("json"), `{"code":200,"path":"/json"}`+"\n"; got != want {
+		t.Errorf("JSON: %q, want %q", got, want)
+	}
+}
