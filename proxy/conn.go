@@ -216,8 +216,12 @@ func (c *conn) write(b []byte) {
 	if c.closed || c.finish || c.writeErr != nil || len(b) == 0 {
 		return
 	}
-	if len(b) >= direct && c.idle() {
-		c.send(b)
+	if len(b) >= direct && c.src == nil && c.connected && !c.handshaking && !c.blocked && len(c.wire) == 0 {
+		if len(c.out) == 0 {
+			c.send(b)
+		} else {
+			c.sendAfterOut(b)
+		}
 		return
 	}
 	if c.out == nil {
@@ -329,6 +333,39 @@ func (c *conn) send(b []byte) bool {
 		return false
 	}
 	return c.put(out)
+}
+
+// sendAfterOut is send for what waits and b, which is not copied behind it.
+func (c *conn) sendAfterOut(b []byte) {
+	out := c.out
+	c.out = nil
+	defer c.w.recycle(out)
+	if c.tls != nil {
+		enc, err := c.tls.Write(c.w.cout[:0], out)
+		if err == nil {
+			enc, err = c.tls.Write(enc, b)
+		}
+		if cap(enc) <= maxKeep {
+			c.w.cout = enc
+		}
+		if err != nil {
+			c.broken(err)
+			return
+		}
+		c.put(enc)
+		return
+	}
+	n, e := loop.WriteBoth(c.fd, out, b)
+	switch {
+	case e != 0 && e != loop.Again:
+		c.broken(e)
+	case n >= len(out):
+		if b = b[n-len(out):]; len(b) > 0 {
+			c.put(b)
+		}
+	default:
+		c.put(append(out[n:], b...))
+	}
 }
 
 // put writes b to the socket and keeps what it has no room for.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -474,5 +475,37 @@ func TestStaleConnection(t *testing.T) {
 	}
 	if failed == 0 {
 		t.Error("a POST was repeated")
+	}
+}
+
+// TestLargeAnswers: head and body arrive whole and in order at a client with little room for them.
+func TestLargeAnswers(t *testing.T) {
+	body := make([]byte, 8<<20)
+	for i := range body {
+		body[i] = byte(rand.Uint32())
+	}
+	app := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Path[1:])
+		if r.URL.RawQuery == "length" {
+			w.Header().Set("Content-Length", strconv.Itoa(n))
+		}
+		w.Write(body[:n])
+	})
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", app)), nil)
+	small := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err == nil {
+			err = c.(*net.TCPConn).SetReadBuffer(32 << 10)
+		}
+		return c, err
+	}}}
+	for _, n := range []int{0, 1, direct - 1, direct, direct + 1, 40_000, 70_000, 100 << 10, 2 << 20} {
+		for _, how := range []string{"length", "chunked"} {
+			_, got, h := get(t, small, fmt.Sprintf("http://127.0.0.1:%d/%d?%s", port, n, how))
+			if got != string(body[:n]) || h.Get("Server") != "envoy" {
+				t.Errorf("%d bytes, %s: got %d, not the same", n, how, len(got))
+			}
+		}
 	}
 }

@@ -61,6 +61,22 @@ func Write(fd int, b []byte) (n int, e syscall.Errno) {
 	return n, 0
 }
 
+// WriteBoth writes as much of a and then b as there is room for, in one call.
+func WriteBoth(fd int, a, b []byte) (n int, e syscall.Errno) {
+	v := [2]syscall.Iovec{{Base: unsafe.SliceData(a)}, {Base: unsafe.SliceData(b)}}
+	v[0].SetLen(len(a))
+	v[1].SetLen(len(b))
+	for {
+		r, _, e := syscall.RawSyscall(syscall.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&v)), uintptr(len(v)))
+		if e == 0 {
+			return int(r), 0
+		}
+		if e != syscall.EINTR {
+			return 0, e
+		}
+	}
+}
+
 // Splice moves up to n bytes between a pipe and a socket.
 func Splice(from, to, n int) (int, syscall.Errno) {
 	for {
