@@ -13,10 +13,10 @@ trap 'rm -rf "$work"' EXIT
 sources() { mkdir -p "$1" && git ls-files -z --cached --others --exclude-standard | xargs -0 ls -d 2>/dev/null | tar -cf - -T - | tar -xf - -C "$1"; }
 sums() { (cd "$1/dist" && cat "carrick-$version-SHA256SUMS"); }
 
-(umask 022; sources "$work/one" && cd "$work/one" && TZ=UTC LC_ALL=C tools/dist.sh "$version" "$@") || fail 'the first build'
+(umask 022; sources "$work/one") && (umask 077; sources "$work/quite/another") || fail 'two copies of the sources'
+(cd "$work/one" && umask 022 && TZ=UTC LC_ALL=C tools/dist.sh "$version" "$@") || fail 'the first build'
 (
-  umask 077
-  sources "$work/quite/another" && cd "$work/quite/another" && find . -type f -exec touch -d '2001-02-03 04:05:06' {} + &&
+  cd "$work/quite/another" && umask 077 && find . -type f -exec touch -d '2001-02-03 04:05:06' {} + &&
     TZ=Asia/Shanghai LC_ALL=C.UTF-8 tools/dist.sh "$version" "$@"
 ) || fail 'the second build'
 sums "$work/one"
