@@ -202,8 +202,16 @@ func (o options) write(file string, images map[string]v1.Image) error {
 		refs[r] = img
 	}
 	path := filepath.Join(o.out, file)
-	if err := tarball.MultiRefWriteToFile(path+".tmp", refs); err != nil {
+	var b bytes.Buffer
+	if err := tarball.MultiRefWrite(refs, &b); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	sorted, err := inOrder(&b)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.WriteFile(path+".tmp", sorted, 0o644); err != nil {
+		return err
 	}
 	if err := os.Rename(path+".tmp", path); err != nil {
 		return err
