@@ -2,7 +2,7 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist adopt istioctl
 #                          scenarios scenarios-envoy verbs (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
@@ -12,7 +12,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs adopt istioctl)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -146,6 +146,22 @@ scenarios() {
   result "$(grep -ac '^PASS: ' "$logs/scenarios.out") scenarios; under load $(sed -n 's/^# [a-z]*: \([0-9]*\) requests, 0 lost.*/\1/p' "$logs/scenarios.out" | awk '{n += $1} END {print n + 0}') requests, 0 lost"
 }
 
+# istio: genuine istioctl, and the images of Istio's control plane and of its proxy with vanilla Envoy.
+istio() {
+  export ISTIO=${CACHE:-$HOME/.cache/carrick}/istio
+  local envoy=${CACHE:-$HOME/.cache/carrick}/envoy-1.40.0 tag
+  tools/istio.sh "$ISTIO" || fail 'building Istio'
+  tag=$(cat "$ISTIO/version")
+  [ "${1:-}" = images ] || return 0
+  [ -x "$envoy/envoy" ] || tools/envoy.sh 1.40.0 "$envoy" || fail 'Envoy'
+  bin/lab image build -user 1337:1337 -elf "$ISTIO/pilot-discovery:/usr/local/bin/pilot-discovery" -o "$logs/pilot.tar" \
+    "docker.io/istio/pilot:$tag" /usr/local/bin/pilot-discovery || fail 'image of pilot'
+  bin/lab image build -deb iptables,nftables -elf "$ISTIO/pilot-agent:/usr/local/bin/pilot-agent" -elf "$envoy/envoy:/usr/local/bin/envoy" \
+    -add "$ISTIO/envoy_bootstrap_tmpl.json:/var/lib/istio/envoy/envoy_bootstrap_tmpl.json" -o "$logs/proxyv2.tar" \
+    "docker.io/istio/proxyv2:$tag" /usr/local/bin/pilot-agent || fail 'image of proxyv2'
+  lab image load "$logs/pilot.tar" "$logs/proxyv2.tar" || fail 'the images of Istio'
+}
+
 one() {
   case $1 in
     overlay) start --nodes 2 --overlay; guide; large_bodies ;;
@@ -203,6 +219,18 @@ one() {
       [ "${PIPESTATUS[0]}" -eq 0 ] || fail 'gRPC'
       result "$(grep -a '^PASS: .*balance: ' "$logs/grpc.out" | sed 's/^PASS: //; s/balance: //; s/;.*//' | paste -sd';' | sed 's/;/; /g'); $(grep -a '^PASS: proxyless: v1' "$logs/grpc.out" | sed 's/^PASS: //; s/,[^,]*$//')"
       ;;
+    adopt)
+      start
+      istio images
+      test/adopt.sh cluster1 cluster2 || fail 'the takeover of Istio'
+      result "$(grep -E 'requests, [0-9]+ lost' "$logs/adopt.log" | paste -sd';')"
+      ;;
+    istioctl)
+      start
+      istio
+      STEPS=1-14 guide
+      test/istioctl.sh cluster1 || fail 'istioctl'
+      ;;
     *) fail "no run $1" ;;
   esac
 }
@@ -215,6 +243,8 @@ describe() {
     kubernetes-1.34) echo 'Kubernetes 1.34.4, classic sidecars' ;;
     iptables) echo 'kube-proxy in iptables mode' ;;
     distinct) echo 'different pod networks' ;;
+    adopt) echo "Istio's own control plane, gateways and sidecars in cluster1, taken over under load; no guide" ;;
+    istioctl) echo 'genuine istioctl against Carrick' ;;
     upgrade) echo 'upgrade from the build before, rollback, revisions side by side, under load' ;;
     registry) echo 'images from a registry with a password' ;;
     dist) echo 'none: the release archives' ;;
