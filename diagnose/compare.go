@@ -20,16 +20,10 @@ const maxLines = 40
 // listeners and route configurations are at one side only, and which fields have other values.
 // Resources of the proxy's own bootstrap are left out.
 func Compare(sent, has *Dump) []Difference {
-	own := map[string]bool{}
-	for _, kind := range []string{"clusters", "listeners"} {
-		for _, r := range list(has.Bootstrap, "static_resources", kind) {
-			own[kind+str(r, "name")] = true
-		}
-	}
 	return []Difference{
-		compareKind("Clusters", sent.Clusters, has.Clusters, func(n string) bool { return own["clusters"+n] }),
-		compareKind("Listeners", sent.Listeners, has.Listeners, func(n string) bool { return own["listeners"+n] }),
-		compareKind("Routes", sent.Routes, has.Routes, func(n string) bool { return n == "" || own["routes"+n] }),
+		compareKind("Clusters", sent.Clusters, has.Clusters, func(n string) bool { return has.own["clusters/"+n] }),
+		compareKind("Listeners", sent.Listeners, has.Listeners, func(n string) bool { return has.own["listeners/"+n] }),
+		compareKind("Routes", sent.Routes, has.Routes, func(n string) bool { return n == "" }),
 	}
 }
 

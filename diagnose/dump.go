@@ -23,6 +23,8 @@ type Dump struct {
 	Secrets   []Secret
 	Endpoints []any // envoy.config.endpoint.v3.ClusterLoadAssignment, if asked for with include_eds
 	Bootstrap any
+
+	own map[string]bool // "clusters/NAME", "listeners/NAME": those of the bootstrap, by the names they got
 }
 
 // Secret is a secret of a dump, with its state.
@@ -41,19 +43,25 @@ func ParseDump(b []byte) (*Dump, error) {
 	if at(root, "configs") == nil {
 		return nil, fmt.Errorf("the config dump has no field configs: is it the answer to /config_dump?")
 	}
-	d := &Dump{}
+	d := &Dump{own: map[string]bool{}}
 	for _, c := range list(root, "configs") {
 		switch typeName(c) {
 		case "BootstrapConfigDump":
 			d.Bootstrap = at(c, "bootstrap")
 		case "ClustersConfigDump":
+			for _, r := range each(c, "cluster", "static_clusters") {
+				d.own["clusters/"+str(r, "name")] = true
+			}
 			d.Clusters = append(d.Clusters, each(c, "cluster", "static_clusters", "dynamic_active_clusters", "dynamic_warming_clusters")...)
 		case "RoutesConfigDump":
 			d.Routes = append(d.Routes, each(c, "route_config", "static_route_configs", "dynamic_route_configs")...)
 		case "EndpointsConfigDump":
 			d.Endpoints = append(d.Endpoints, each(c, "endpoint_config", "static_endpoint_configs", "dynamic_endpoint_configs")...)
 		case "ListenersConfigDump":
-			d.Listeners = append(d.Listeners, each(c, "listener", "static_listeners")...)
+			for _, r := range each(c, "listener", "static_listeners") {
+				d.own["listeners/"+str(r, "name")] = true
+				d.Listeners = append(d.Listeners, r)
+			}
 			for _, l := range list(c, "dynamic_listeners") {
 				for _, state := range []string{"active_state", "warming_state"} {
 					if x := at(l, state, "listener"); x != nil {
