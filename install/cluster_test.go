@@ -112,7 +112,7 @@ DTcwMDEwMTAwMDAwMFoYDzIwOTkwMTAxMDAwMDAwWjAPMQ0wCwYDVQQDEwR0ZXN0
 `
 
 func testContext(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -254,7 +254,8 @@ func testUninstall(t *testing.T, c *Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Uninstall(ctx, refs, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
+	// A busy API server tries the end of a CRD again after up to a minute and more.
+	if err := c.Uninstall(ctx, refs, 3*time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
 		t.Fatal(err)
 	}
 	left, err := c.Left(ctx, rm)

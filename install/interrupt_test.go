@@ -3,6 +3,7 @@ package install
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"slices"
@@ -126,11 +127,13 @@ func attempt(t *testing.T, c *Cluster, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	return c.Apply(ctx, p, 10*time.Second, Reporter{Progress: func(string) {}, Done: func(string) {}})
+	return c.Apply(ctx, p, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}})
 }
 
-// TestKilled kills an installation, the change of one, and its end at each write in turn, and
-// repeats what was killed: it must come to what it comes to undisturbed.
+var every = flag.Int("every", 4, "TestKilled kills at each n-th write (1 takes a minute and a half)")
+
+// TestKilled kills an installation, the change of one, and its end at each write in turn (or at
+// some of them: see the flag), and repeats what was killed: it must come to what it comes to undisturbed.
 func TestKilled(t *testing.T) {
 	c, config := newClusterWithConfig(t)
 	demo := func() *Config { return resolve(t, "", "profile=demo") }
@@ -151,7 +154,7 @@ func TestKilled(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return c.Uninstall(testContext(t), refs, 10*time.Second, Reporter{Progress: func(string) {}, Done: func(string) {}})
+		return c.Uninstall(testContext(t), refs, 3*time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}})
 	}
 	made := func() { // what a control plane makes by itself
 		ctx := testContext(t)
@@ -183,7 +186,7 @@ func TestKilled(t *testing.T) {
 		{"uninstall", remove, third},
 	}
 	ended := 0
-	for n := 1; ended < len(steps) && n < 200; n++ {
+	for n := 1; ended < len(steps) && n < 200; n += *every {
 		ended = 0
 		for _, s := range steps {
 			if s.name == "change" {

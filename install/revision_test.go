@@ -18,7 +18,7 @@ func uninstall(t *testing.T, c *Cluster, rm Removal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Uninstall(testContext(t), refs, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
+	if err := c.Uninstall(testContext(t), refs, 3*time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
 		t.Fatal(err)
 	}
 }
