@@ -27,9 +27,6 @@ func readerRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "pods", "services"}, Verbs: read},
 		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
-		{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
-		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: read},
-		{APIGroups: []string{"gateway.networking.k8s.io"}, Resources: []string{"gateways"}, Verbs: read},
 		// Proxies of this cluster may connect to a remote control plane.
 		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
 	}
@@ -50,6 +47,8 @@ func controlPlaneRules() []rbacv1.PolicyRule {
 		"virtualservices/status", "workloadentries/status", "workloadgroups/status",
 	}
 	return slices.Concat(readerRules(), []rbacv1.PolicyRule{
+		{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
+		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: read},
 		{APIGroups: []string{"networking.istio.io", "security.istio.io"}, Resources: status, Verbs: []string{"update", "patch"}},
 		// The root certificate goes to every namespace; create cannot be limited to a name.
 		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: append([]string{"create"}, read...)},
