@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
@@ -293,5 +294,40 @@ func TestMutate(t *testing.T) {
 	})
 	if got, want := string(h.AppendTo(nil))+h.Pseudo(header.Authority), "a: 1\r\na: 2\r\nb: 6\r\nf: \r\nh"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestRetryAfterSwap has a request whose cluster is replaced during its first try; the second goes
+// to a host that is no longer configured, over a connection of its own.
+func TestRetryAfterSwap(t *testing.T) {
+	for _, protocol := range []string{"", speaking(speakH2)} {
+		arrived, end := make(chan struct{}, 8), make(chan struct{})
+		b := bothBackend(t, func(w http.ResponseWriter, r *http.Request) {
+			arrived <- struct{}{}
+			if r.Header.Get("x-envoy-attempt-count") != "2" {
+				<-end
+			}
+			io.WriteString(w, "second")
+		})
+		port := freePort(t)
+		const routes = `
+- {name: v, domains: ["*"], include_request_attempt_count: true, routes: [{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: "5xx", num_retries: 1, per_try_timeout: 1s}}}]}`
+		r := start(t, bootstrap(httpListener(port, routes, ""), clusterYAML("c", protocol, b)), nil)
+		answer := make(chan string, 1)
+		go func() {
+			code, body, _ := get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/", port))
+			answer <- fmt.Sprint(code, " ", body)
+		}()
+		<-arrived
+		r.apply(bootstrap(httpListener(port, routes, ""), clusterYAML("c", protocol+"\nlb_policy: RANDOM", b)))
+		select {
+		case got := <-answer:
+			if got != "200 second" {
+				t.Errorf("%q: %s", protocol, got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%q: no answer", protocol)
+		}
+		close(end)
 	}
 }

@@ -22,7 +22,7 @@ type pool struct {
 	waiting []*stream
 	total   int // connections made or being made
 	dialing int
-	gone    bool // the host is retired
+	gone    bool // the host is retired: it serves the requests that began with it, and keeps no connection
 }
 
 const (
@@ -148,7 +148,7 @@ func (p *pool) dial(s *stream) {
 					x.failed(connectFailure(err))
 				}
 			}
-			if len(p.waiting) > p.dialing && !p.gone {
+			if len(p.waiting) > p.dialing {
 				p.dial(p.waiting[0])
 			}
 			return
@@ -196,17 +196,13 @@ func (p *pool) pickH2() *h2Up {
 
 // joinH2 adds a new connection and gives it to those that wait.
 func (p *pool) joinH2(u *h2Up) {
-	if p.gone {
-		u.retire()
-		return
-	}
 	p.h2 = append(p.h2, u)
-	for u.open() {
-		s := p.next()
-		if s == nil {
-			return
-		}
-		s.attach(u.call())
+	for u.open() && len(p.waiting) > 0 {
+		p.next().attach(u.call())
+	}
+	if p.gone {
+		p.dropH2(u)
+		u.retire()
 	}
 }
 
@@ -224,7 +220,7 @@ func (p *pool) dropH2(u *h2Up) {
 func (p *pool) removeH2(u *h2Up) {
 	p.dropH2(u)
 	p.total--
-	if len(p.waiting) > 0 && p.dialing == 0 && !p.gone {
+	if len(p.waiting) > 0 && p.dialing == 0 {
 		p.dial(p.waiting[0])
 	}
 }
@@ -250,7 +246,7 @@ func (h *host) alpn(speaks config.Protocol) []string {
 
 // release takes back a connection that can serve again.
 func (p *pool) release(u *upConn) {
-	if p.gone || u.c.closed {
+	if u.c.closed {
 		u.close()
 		return
 	}
@@ -267,6 +263,10 @@ func (p *pool) release(u *upConn) {
 		s.attach(u)
 		return
 	}
+	if p.gone {
+		u.close()
+		return
+	}
 	u.rest()
 	p.idle = append(p.idle, u)
 }
@@ -280,7 +280,7 @@ func (p *pool) remove(u *upConn) {
 			break
 		}
 	}
-	if len(p.waiting) > p.dialing && !p.gone {
+	if len(p.waiting) > p.dialing {
 		p.dial(p.waiting[0])
 	}
 }
