@@ -42,7 +42,7 @@ raw() {
   out=$(many 60 "web.$NS:9090")
   a=$(grep -c "^$C1 " <<<"$out") b=$(grep -c "^$C2 " <<<"$out")
   [ $((a + b)) -eq 60 ] && [ "$a" -ge 15 ] && [ "$b" -ge 15 ] || fail "60 connections: $a here, $b there"
-  expect 'a TCP line of the log' "$(kube "$C1" -n sample logs deploy/sleep -c istio-proxy --tail=200)" "^\[[^]]*\] \"- - -\" 0 - - - \"-\" [0-9]+ [0-9]+ [0-9]+ - \"-\" \"-\" \"-\" \"-\" \"[0-9.]+:15443\" outbound\|9090\|\|web\.$NS\.svc\.cluster\.local "
+  logged 'a TCP line of the log' "^\[[^]]*\] \"- - -\" 0 - - - \"-\" [0-9]+ [0-9]+ [0-9]+ - \"-\" \"-\" \"-\" \"-\" \"[0-9.]+:15443\" outbound\|9090\|\|web\.$NS\.svc\.cluster\.local " -n sample deploy/sleep
   no_strict_ns
   pass "raw: $a connections here, $b there, mutual TLS only"
 }
@@ -60,7 +60,7 @@ hairpin() {
   ip=$(kube "$C1" -n "$NS" get pod "$p" -o jsonpath='{.status.podIP}')
   until_true 20 'by its own address' own "$ip:8080"
   until_true 20 'by localhost' own 127.0.0.1:8080
-  expect 'it went through both sides of its sidecar' "$(kube "$C1" -n "$NS" logs "$p" -c istio-proxy --tail=50)" " inbound\|8080\|\| 127\.0\.0\.6:[0-9]+ .* outbound_\.8080_\._\.web\.$NS\.svc\.cluster\.local default\$"
+  logged 'it went through both sides of its sidecar' " inbound\|8080\|\| 127\.0\.0\.6:[0-9]+ .* outbound_\.8080_\._\.web\.$NS\.svc\.cluster\.local default\$" -n "$NS" "$p"
   kube "$C2" -n "$NS" scale deploy web --replicas=1 >/dev/null
   ready "$C2" "$NS" deploy/web
   no_strict_ns
