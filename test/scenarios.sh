@@ -188,9 +188,9 @@ YAML
   ready "$C1" edge deploy/edge-gateway
   gateway SIMPLE
   kube "$C1" -n sample patch gateway secure --type=merge -p '{"spec":{"selector":{"istio":"edge"}}}' >/dev/null
-  address=''
-  addressed() { address=$(kube "$C1" -n edge get svc edge-gateway -o jsonpath='{.status.loadBalancer.ingress[0].ip}') && [ -n "$address" ]; }
-  until_true 30 'an address of the gateway' addressed
+  edge_address() { kube "$C1" -n edge get svc edge-gateway -o jsonpath='{.status.loadBalancer.ingress[0].ip}'; }
+  until_true 30 'an address of the gateway' eval '[ -n "$(edge_address)" ]'
+  address=$(edge_address)
   edge_secret() { # CERT
     kube "$C1" -n edge create secret tls hello-credential --dry-run=client -o yaml --cert="$work/$1.crt" --key="$work/$1.key" | kube "$C1" apply -f - >/dev/null
   }
