@@ -217,7 +217,7 @@ func TestRollLive(t *testing.T) {
 		if len(r) != 2 || !r[0].cert.Equal(a.Signer().anchor) || !r[1].cert.Equal(old.anchor) {
 			t.Fatal("after the switch both roots must be published, the signer's first")
 		}
-		time.Sleep(time.Until(r[1].retire) - time.Minute)
+		time.Sleep(time.Until(r[1].retire) - time.Minute) // by the bubble's clock
 		synctest.Wait()
 		if len(rootsIn(t, a.Bundle())) != 2 {
 			t.Error("the old root went while a leaf under it may still be valid")

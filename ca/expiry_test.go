@@ -46,6 +46,7 @@ func TestExpiryIsTold(t *testing.T) {
 			c.Log = slog.New(slog.NewTextHandler(&log, nil))
 		})
 		at := func(days int) string {
+			// The bubble's clock: days pass at once, and a sleep is how it is moved.
 			time.Sleep(time.Until(a.Signer().NotAfter().Add(-time.Duration(days)*day - time.Hour + time.Minute)))
 			synctest.Wait()
 			return told.last()

@@ -44,7 +44,6 @@ func (p *pairs) run(ctx context.Context, out io.Writer, keep bool) (bad findings
 	if !keep {
 		defer func() { bad = append(bad, p.remove(context.WithoutCancel(ctx))...) }()
 	}
-	var ready []*member
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for i, m := range p.members {
@@ -61,15 +60,14 @@ func (p *pairs) run(ctx context.Context, out io.Writer, keep bool) (bad findings
 	if len(bad) > 0 {
 		return bad
 	}
-	ready = p.members
 	var rows [][]string
 	header := "REQUESTS FROM"
-	for _, m := range ready {
+	for _, m := range p.members {
 		header += "\tTO " + strings.ToUpper(m.cfg.Cluster)
 	}
-	for _, from := range ready {
+	for _, from := range p.members {
 		row := []string{from.cfg.Cluster}
-		for i, to := range ready {
+		for i, to := range p.members {
 			a := p.send(ctx, from, i, to)
 			row = append(row, fmt.Sprintf("%d of %d", a.good, p.requests))
 			if a.good < p.requests {
@@ -109,7 +107,9 @@ func (p *pairs) make(ctx context.Context, i int, m *member) error {
 	pod := checkPod(i, m.cfg.Cluster, planes[0].Spec.Containers[0].Image)
 	state := "it is not made yet"
 	made := false
-	for tick := time.NewTicker(300 * time.Millisecond); ; {
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		if !made {
 			// The service account of a new namespace comes a moment later.
 			_, err := m.Kube.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: install.Manager})
@@ -120,7 +120,6 @@ func (p *pairs) make(ctx context.Context, i int, m *member) error {
 		} else if have, err := m.Kube.CoreV1().Pods(p.namespace).Get(ctx, pod.Name, metav1.GetOptions{}); err == nil {
 			var ready bool
 			if ready, state = podState(have); ready {
-				tick.Stop()
 				if len(have.Spec.Containers)+len(have.Spec.InitContainers) < 2 {
 					return fmt.Errorf("pod %s/%s got no sidecar: is the injector's webhook there, and does it select its namespace? kubectl --context=%s get mutatingwebhookconfigurations", p.namespace, pod.Name, m.context)
 				}
@@ -129,7 +128,6 @@ func (p *pairs) make(ctx context.Context, i int, m *member) error {
 		}
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return fmt.Errorf("pod %s/%s is not ready within %v: %s; see carrick mesh check --keep, and kubectl --context=%s describe pod -n NAMESPACE %[2]s", p.namespace, pod.Name, p.timeout, state, m.context)
 		case <-tick.C:
 		}

@@ -103,7 +103,7 @@ func (c *Cluster) refusal(ctx context.Context, m *Manifest, foreign []Ref) error
 // to be merged under the user's: the names of cluster, mesh and network, which running proxies and
 // peers go by, and who is injected, and the mesh's networks. nil if there is none. MeshConfig is not in it: Plan keeps it.
 func (c *Cluster) TakenOver(ctx context.Context, namespace, revision string) (map[string]any, error) {
-	name := "istio-sidecar-injector" + suffix(revision)
+	name := injectorName(revision)
 	cm, err := c.Kube.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -246,14 +246,14 @@ func (c *Cluster) planAdoption(ctx context.Context, p *Plan) error {
 // revision has gone.
 func leftover(o *unstructured.Unstructured, namespace, revision string) bool {
 	l := o.GetLabels()
-	if rev := l["istio.io/rev"]; rev != "" && rev != first(revision, "default") {
+	if rev := l[revLabel]; rev != "" && rev != first(revision, DefaultRevision) {
 		return false
 	}
 	switch o.GetKind() {
 	case "ValidatingWebhookConfiguration": // nobody would answer it, and every change of users' objects would fail
 		return servedBy(o, namespace, "istiod"+suffix(revision))
 	case "MutatingWebhookConfiguration": // the users' own tags go on working
-		return servedBy(o, namespace, "istiod"+suffix(revision)) && l["istio.io/tag"] == first(revision, "default")
+		return servedBy(o, namespace, "istiod"+suffix(revision)) && l[tagLabel] == first(revision, DefaultRevision)
 	}
 	switch l[istioComponent] {
 	case "Pilot", "Base":

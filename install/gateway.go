@@ -19,7 +19,7 @@ import (
 func gateway(c *Config, g Gateway, v gatewayValues, field string) ([]*unstructured.Unstructured, error) {
 	own := *c
 	own.Namespace = first(g.Namespace, c.Namespace)
-	labels := map[string]string{"app": g.Name, "istio": "ingressgateway", "istio.io/rev": first(c.Revision, DefaultRevision), "operator.istio.io/component": "IngressGateways"}
+	labels := map[string]string{"app": g.Name, "istio": "ingressgateway", revLabel: first(c.Revision, DefaultRevision), "operator.istio.io/component": "IngressGateways"}
 	if isEgress(field) {
 		labels["istio"], labels["operator.istio.io/component"] = "egressgateway", "EgressGateways"
 	}
@@ -122,7 +122,7 @@ func gatewayDeployment(c *Config, g Gateway, v gatewayValues, labels, selector m
 	podLabels["service.istio.io/canonical-name"] = g.Name
 	podLabels["service.istio.io/canonical-revision"] = "latest"
 	if suffix(c.Revision) == "" {
-		delete(podLabels, "istio.io/rev") // so that the webhooks of the default revision see the pod
+		delete(podLabels, revLabel) // so that the webhooks of the default revision see the pod
 	}
 	if c.Network != "" && podLabels["topology.istio.io/network"] == "" {
 		podLabels["topology.istio.io/network"] = c.Network

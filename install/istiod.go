@@ -27,7 +27,7 @@ const proxyUser = 1337
 func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 	comp := c.spec.Components.Pilot
 	name := "istiod" + suffix(c.Revision)
-	labels := map[string]string{"app": "istiod", "istio": "pilot", "istio.io/rev": first(c.Revision, DefaultRevision), "operator.istio.io/component": "Pilot"}
+	labels := map[string]string{"app": "istiod", "istio": "pilot", revLabel: first(c.Revision, DefaultRevision), "operator.istio.io/component": "Pilot"}
 	if suffix(c.Revision) != "" {
 		labels["istio"] = "istiod" // the Service of the default revision selects istio=pilot
 	}
@@ -153,7 +153,7 @@ func istiodSelector(c *Config) map[string]string {
 	if suffix(c.Revision) == "" {
 		s["istio"] = "pilot"
 	} else {
-		s["istio.io/rev"] = c.Revision
+		s[revLabel] = c.Revision
 	}
 	return s
 }

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Labels of a tag's webhooks, as istioctl writes them.
+// Labels of revisions, and of a tag's webhooks, as istioctl writes them.
 const (
 	tagLabel = "istio.io/tag"
 	revLabel = "istio.io/rev"

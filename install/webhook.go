@@ -19,7 +19,7 @@ type webhookConfig struct {
 // injectorWebhook renders the four webhooks of the default revision, or the two of another. The
 // control plane fills in the caBundle.
 func injectorWebhook(w webhookConfig) *admissionv1.MutatingWebhookConfiguration {
-	const ns, obj, rev = "istio-injection", "sidecar.istio.io/inject", "istio.io/rev"
+	const ns, obj, rev = "istio-injection", "sidecar.istio.io/inject", revLabel
 	absent := func(key string) metav1.LabelSelectorRequirement {
 		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpDoesNotExist}
 	}

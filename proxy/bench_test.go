@@ -18,32 +18,18 @@ type wire struct {
 
 func newWire(t testing.TB) *wire {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
 	answer := []byte("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	server := tcpServer(t, func(c net.Conn) {
+		buf := make([]byte, 4096)
+		for { // each request comes in one piece
+			if _, err := c.Read(buf); err != nil {
 				return
 			}
-			go func() {
-				buf := make([]byte, 4096)
-				for { // each request comes in one piece
-					if _, err := c.Read(buf); err != nil {
-						c.Close()
-						return
-					}
-					c.Write(answer)
-				}
-			}()
+			c.Write(answer)
 		}
-	}()
+	})
 	port := freePort(t)
-	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), fmt.Sprintf(testLog, "/dev/null")), clusterYAML("c", "", l.Addr().String())), nil)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), fmt.Sprintf(testLog, "/dev/null")), clusterYAML("c", "", server)), nil)
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)

@@ -38,29 +38,14 @@ func tcpListener(port int, cluster, more string) string {
 // echo is a TCP server that answers when the client has ended: the number of bytes and their hash,
 // then all of them again.
 func echo(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b, err := io.ReadAll(c)
-				if err != nil {
-					return
-				}
-				fmt.Fprintf(c, "%08d%x", len(b), sha256.Sum256(b))
-				c.Write(b)
-			}()
+	return tcpServer(t, func(c net.Conn) {
+		b, err := io.ReadAll(c)
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String()
+		fmt.Fprintf(c, "%08d%x", len(b), sha256.Sum256(b))
+		c.Write(b)
+	})
 }
 
 // TestTCP: half-close, small and bulk data (copied and spliced) both ways, with the log's byte counts.

@@ -126,32 +126,18 @@ func TestResponseSmuggling(t *testing.T) {
 		"/folded":  "HTTP/1.1 200 OK\r\nX: y\r\n Content-Length: 2\r\n\r\nok",
 		"/plain":   "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain",
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	server := tcpServer(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
 		for {
-			c, err := l.Accept()
+			req, err := http.ReadRequest(r)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				r := bufio.NewReader(c)
-				for {
-					req, err := http.ReadRequest(r)
-					if err != nil {
-						return
-					}
-					io.WriteString(c, answers[req.URL.Path])
-				}
-			}()
+			io.WriteString(c, answers[req.URL.Path])
 		}
-	}()
+	})
 	port := freePort(t)
-	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", l.Addr().String())), nil)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", server)), nil)
 	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
 	for range 3 {
 		for path, want := range map[string]string{"/more": "200 ok", "/nobody": "204 ", "/both": "502", "/lengths": "502", "/folded": "502"} {
