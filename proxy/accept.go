@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"sync"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,9 +20,11 @@ import (
 // socket is one listening socket. All workers watch it. It outlives configurations: a listener
 // that comes back in a changed form at the same address finds it open, its queue unharmed.
 type socket struct {
+	key      socketKey
 	addr     netip.AddrPort
 	fd       int
-	listener string // name
+	listener string        // name
+	closed   chan struct{} // closed after fd
 }
 
 type socketKey struct {
@@ -30,7 +33,10 @@ type socketKey struct {
 	transparent, freebind bool
 }
 
-func (s *socket) close() { loop.CloseFD(s.fd) }
+func (s *socket) close() {
+	loop.CloseFD(s.fd)
+	close(s.closed)
+}
 
 // bind opens the sockets that s needs and closes those that it does not. p.mu is held.
 func (p *Proxy) bind(s *snapshot) (errs []error) {
@@ -46,6 +52,14 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 			want[socketKey{pipe: l.Pipe}] = l
 		}
 	}
+	p.leaving = slices.DeleteFunc(p.leaving, func(sk *socket) bool {
+		select {
+		case <-sk.closed:
+			return true
+		default:
+			return false
+		}
+	})
 	for k, sk := range p.sockets {
 		if want[k] == nil {
 			delete(p.sockets, k)
@@ -57,12 +71,13 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 			sk.listener = l.Name
 			continue
 		}
+		p.vacate(k)
 		fd, err := listen(k, l)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %q: %w", l.Name, err))
 			continue
 		}
-		sk := &socket{addr: loop.LocalAddr(fd), fd: fd, listener: l.Name}
+		sk := &socket{key: k, addr: loop.LocalAddr(fd), fd: fd, listener: l.Name, closed: make(chan struct{})}
 		if k.addr.Port() != 0 {
 			sk.addr = k.addr
 		}
@@ -110,22 +125,46 @@ func (p *Proxy) Addr(listener string) (netip.AddrPort, bool) {
 
 // unwatch closes a socket once every worker has taken what waits on it and has let go of it.
 func (p *Proxy) unwatch(sk *socket) {
-	var left sync.WaitGroup
-	left.Add(len(p.workers))
+	p.leaving = append(p.leaving, sk)
+	var holding atomic.Int32
+	holding.Store(int32(len(p.workers)))
+	free := make(chan struct{})
+	letGo := func() {
+		if holding.Add(-1) == 0 {
+			close(free)
+		}
+	}
 	for _, w := range p.workers {
 		ok := w.loop.Post(func() {
 			if a := w.acceptors[sk]; a != nil {
 				delete(w.acceptors, sk)
 				w.loop.Forget(sk.fd)
 			}
-			left.Done()
+			letGo()
 		})
 		if !ok {
-			left.Done()
+			letGo()
 		}
 	}
-	if !p.spawn(func(context.Context) { left.Wait(); sk.close() }) {
+	wait := func(ctx context.Context) {
+		select {
+		case <-free:
+		case <-ctx.Done():
+		}
 		sk.close()
+	}
+	if !p.spawn(wait) {
+		sk.close()
+	}
+}
+
+// vacate waits until a socket that was taken out of the configuration has left an address. p.mu is
+// held, which no worker waits for.
+func (p *Proxy) vacate(k socketKey) {
+	for _, sk := range p.leaving {
+		if sk.key.addr == k.addr && sk.key.pipe == k.pipe {
+			<-sk.closed
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ type Proxy struct {
 
 	mu      sync.Mutex // held by Apply, Drain and the start and end of Run
 	sockets map[socketKey]*socket
-	closers []*socket // taken out of the configuration while Run is not running
+	leaving []*socket // out of the configuration; perhaps not closed yet
 
 	run     sync.RWMutex // guards ctx and spawning against the end of Run
 	ctx     context.Context

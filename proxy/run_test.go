@@ -400,6 +400,18 @@ func TestGatewayConnections(t *testing.T) {
 	}
 }
 
+// TestListenerComesBack takes a listener away and brings it back at once; it is never refused.
+func TestListenerComesBack(t *testing.T) {
+	port, other := freePort(t), freePort(t)
+	without := bootstrap(httpListener(other, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", ""))
+	with := bootstrap(httpListener(other, fmt.Sprintf(allTo, "c"), "")+httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", ""))
+	r := start(t, with, nil)
+	for range 200 {
+		r.apply(without)
+		r.apply(with)
+	}
+}
+
 // TestUnix: unix sockets on both sides.
 func TestUnix(t *testing.T) {
 	dir := t.TempDir()
