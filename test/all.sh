@@ -256,6 +256,7 @@ describe() {
 }
 
 failed=0
+cp docs/tested.md "$logs/before.md" || exit 1
 for r in "${runs[@]}"; do
   measured=$logs/$r.measured
   : >"$measured"
@@ -275,6 +276,8 @@ done
   echo
   echo '| clusters | result | took | measured | when, commit |'
   echo '|---|---|---|---|---|'
-  for r in "${all[@]}"; do cat "$logs/$r.row" 2>/dev/null; done
+  for r in "${all[@]}"; do
+    if [ -e "$logs/$r.row" ]; then cat "$logs/$r.row"; else grep -F "| $(describe "$r") |" "$logs/before.md"; fi
+  done
 } >docs/tested.md
 exit $failed
