@@ -145,6 +145,9 @@ func (c *conn) fail(err error) {
 	if c.handshaking {
 		c.tls.Abort()
 	}
+	if c.host != nil && silent(err) {
+		c.host.suspected(err.Error())
+	}
 	c.close()
 	c.user.onFail(err)
 }

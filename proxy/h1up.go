@@ -155,7 +155,7 @@ func (u *upConn) onFail(err error) {
 	u.close()
 	if s != nil {
 		s.up = nil
-		s.upReset(failure{terminated, ""}, got, !fresh)
+		s.upReset(failure{terminated, ""}, got, !fresh || silent(err))
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/header"
@@ -46,7 +47,7 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 	u.idle.Fire = u.shut
 	c.user, c.src = u, u.h2
 	p.w.h2ups[u] = struct{}{}
-	u.ping.start(c, u.h2, &o.HTTP2, func() { c.close(); u.fail(terminated) })
+	u.ping.start(c, u.h2, &o.HTTP2, func() { c.fail(syscall.ETIMEDOUT) })
 	p.h.cluster.stat(p.w).CxHTTP2.Inc()
 	c.mark()
 	return u
@@ -111,17 +112,17 @@ func (u *h2Up) onWrite() {
 	}
 }
 
-func (u *h2Up) onFail(error) { u.fail(terminated) }
+func (u *h2Up) onFail(err error) { u.fail(terminated, silent(err)) }
 
-// fail ends all streams of a connection that is gone.
-func (u *h2Up) fail(r reason) {
+// fail ends all streams of a connection that is gone; silent says that the host had stopped answering.
+func (u *h2Up) fail(r reason, silent bool) {
 	u.over = true
 	u.forget()
 	for k := range u.streams {
 		delete(u.streams, k)
 		if s := k.s; s != nil {
 			k.s, s.up = nil, nil
-			s.upReset(failure{r, ""}, k.got, u.used > 1)
+			s.upReset(failure{r, ""}, k.got, u.used > 1 || silent)
 		}
 	}
 }
@@ -137,14 +138,14 @@ func (u *h2Up) onRead() {
 			u.c.mark()
 			if err != nil {
 				u.c.closeAfter()
-				u.fail(protocolError)
+				u.fail(protocolError, false)
 				return
 			}
 			continue
 		}
 		if err != nil {
 			u.c.close()
-			u.fail(terminated)
+			u.onFail(err)
 		}
 		return
 	}

@@ -408,8 +408,9 @@ func (s *stream) upEnd(trailers *header.Header) {
 }
 
 // upReset says that the attempt ended without a complete response; s.up is nil. got says that
-// part of a response has come, reused that the connection had served before.
-func (s *stream) upReset(f failure, got, reused bool) {
+// part of a response has come, innocent that the request is not the cause: the connection had served
+// before, or the host fell silent.
+func (s *stream) upReset(f failure, got, innocent bool) {
 	s.member.host.result(0)
 	if s.responded {
 		s.flags |= accesslog.UpstreamConnectionTermination
@@ -420,7 +421,7 @@ func (s *stream) upReset(f failure, got, reused bool) {
 		s.cutShort(grpcUnavailable, "the connection to the server ended before its answer did: "+f.reason.text())
 		return
 	}
-	if reused && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
+	if innocent && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
 		// The host closed an idle connection just as we used it, or the way to it is cut
 		// (RFC 9110, 9.2.2): another host, if there is one.
 		s.avoid = true

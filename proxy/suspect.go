@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+	"syscall"
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/loop"
@@ -8,16 +10,22 @@ import (
 
 // A link between networks can be cut without a packet that says so. Until the control plane has
 // found out, the proxy looks itself: a gateway that does not take a connection within answersWithin,
-// or leaves what was sent to it without a sign through unanswered retransmissions, is suspect. New
-// requests go to other hosts, if there are any that may be used; what waits for a connection to it
-// moves there; what has been sent stays, for it may have arrived. The suspicion ends when a
-// connection is made, which is tried once a second.
+// or leaves what was sent to it without a sign through unanswered retransmissions, or a connection
+// until the kernel gives it up, is suspect. New requests go to other hosts, if there are any that may
+// be used; what waits for a connection to it moves there; what has been sent stays, for it may have
+// arrived, until its connection is given up: then it is sent again if it may be. The suspicion ends
+// when a connection is made, which is tried once a second.
 const (
 	answersWithin = time.Second
 	// unanswered is how many retransmissions in a row: the second is sent after three timeouts of the
 	// connection, 0.6 s at least.
 	unanswered = 2
 )
+
+// silent reports whether a connection failed because nothing came back, or the way to its peer is gone.
+func silent(err error) bool {
+	return errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+}
 
 // suspected says that h, if it is a gateway, does not answer.
 func (h *host) suspected(why string) {

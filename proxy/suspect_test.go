@@ -21,6 +21,7 @@ type cutServer struct {
 	*httptest.Server
 	t        *testing.T
 	requests atomic.Int64
+	held     chan struct{}     // if not nil, answers wait until it is closed
 	raw      []syscall.RawConn // the listener's, and that of each connection that was cut
 	conns    map[net.Conn]struct{}
 	changes  chan func()
@@ -31,6 +32,9 @@ func newCutServer(t *testing.T) *cutServer {
 	s := &cutServer{t: t, conns: map[net.Conn]struct{}{}, changes: make(chan func(), 1024)}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
+		if s.held != nil {
+			<-s.held
+		}
 		io.WriteString(w, "far")
 	}))
 	var plain net.ListenConfig
@@ -41,6 +45,9 @@ func newCutServer(t *testing.T) *cutServer {
 	}
 	s.Listener.Close()
 	s.Listener = l
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Config.ConnState = func(c net.Conn, st http.ConnState) {
 		s.changes <- func() {
 			if st == http.StateNew {
@@ -165,6 +172,72 @@ func TestCutOff(t *testing.T) {
 						t.Errorf("a request under way during the cut: %q", b)
 					}
 				}
+			}
+		})
+	}
+}
+
+// impatient lets the kernel give a silent connection up after a second.
+const impatient = `
+upstream_bind_config: {socket_options: [{level: 6, name: 18, int_value: 1000}]}
+upstream_connection_options: {tcp_keepalive: {keepalive_probes: 1, keepalive_time: 1, keepalive_interval: 1}}`
+
+// TestCutUnderWay: the link is cut under a request that has been sent, the first of its connection. One
+// that may be sent twice is answered by the host that is there; another never is.
+func TestCutUnderWay(t *testing.T) {
+	for _, c := range []struct{ name, options string }{{"HTTP/1.1", ""}, {"HTTP/2", speaking(speakH2)}} {
+		t.Run(c.name, func(t *testing.T) {
+			for method, want := range map[string]string{"GET": "200 near", "POST": "503 upstream connect error or disconnect/reset before headers. reset reason: connection termination"} {
+				t.Run(method, func(t *testing.T) {
+					far := newCutServer(t)
+					far.held = make(chan struct{})
+					t.Cleanup(func() { close(far.held) })
+					var near atomic.Int64
+					nearby := bothBackend(t, func(w http.ResponseWriter, r *http.Request) {
+						near.Add(1)
+						io.WriteString(w, "near")
+					})
+					port := freePort(t)
+					y := clusterYAML("c", c.options+impatient, far.Listener.Addr().String(), nearby)
+					r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), asGateway(y)), nil)
+					answers := make(chan string, 1)
+					for far.requests.Load() == 0 { // each host in turn
+						before := near.Load()
+						go func() {
+							req, err := http.NewRequest(method, fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+							if err != nil {
+								answers <- err.Error()
+								return
+							}
+							resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+							if err != nil {
+								answers <- err.Error()
+								return
+							}
+							defer resp.Body.Close()
+							b, err := io.ReadAll(resp.Body)
+							if err != nil {
+								b = []byte(err.Error())
+							}
+							answers <- fmt.Sprintf("%d %s", resp.StatusCode, b)
+						}()
+						eventually(t, "the request is somewhere", func() bool { return far.requests.Load() > 0 || near.Load() > before })
+						if far.requests.Load() == 0 {
+							<-answers
+						}
+					}
+					before := near.Load()
+					far.cut()
+					if got := <-answers; got != want {
+						t.Errorf("%q, not %q", got, want)
+					}
+					if n := near.Load() - before; (n > 0) != (method == "GET") {
+						t.Errorf("the host that is there got %d requests", n)
+					}
+					if !strings.Contains(r.log.String(), "gateway does not answer") {
+						t.Error("the gateway is not suspect")
+					}
+				})
 			}
 		})
 	}
