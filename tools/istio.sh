@@ -7,6 +7,7 @@ cd "$(dirname "$0")/istio"
 sum=$(cat go.mod go.sum "../istio.sh" | sha256sum | cut -c1-16)
 [ "$(cat "$dir/sum" 2>/dev/null)" != "$sum" ] || exit 0
 mkdir -p "$dir"
+go mod download istio.io/istio # or go list does not know its folder
 version=$(cat "$(go list -m -f '{{.Dir}}' istio.io/istio)/VERSION")-dev
 p=istio.io/istio/pkg/version
 echo "building Istio $version"
