@@ -71,9 +71,11 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("making certificates: %w", err)
 	}
 	b := &bench{options: o, dir: dir, keys: keys}
-	b.engines = append(b.engines, b.envoyLike("carrick", o.carrick, "envoy"))
+	own := b.envoyLike("carrick", o.carrick, "envoy")
+	b.engines = append(b.engines, own, own.withHTTP2())
 	if o.envoy != "" {
-		b.engines = append(b.engines, b.envoyLike("envoy", o.envoy, "--disable-hot-restart", "-l", "error"))
+		e := b.envoyLike("envoy", o.envoy, "--disable-hot-restart", "-l", "error")
+		b.engines = append(b.engines, e, e.withHTTP2())
 	} else {
 		fmt.Fprintln(os.Stderr, "no Envoy here: `make envoy` fetches it")
 	}
@@ -137,6 +139,8 @@ func workloads() []workload {
 		{name: "HTTP/1.1, answers of 100 KB", roles: []string{"outbound"}, upstream: http, load: h2load("http", "/100k", "--h1", "-c16")},
 		{name: "mTLS, sidecar to sidecar", roles: []string{"outbound-mtls", "inbound-mtls"}, upstream: http, load: h2load("http", "/1k", "--h1", "-c64")},
 		{name: "mTLS, 1,000 requests/s", roles: []string{"outbound-mtls", "inbound-mtls"}, upstream: http, load: h2load("http", "/1k", "--h1", "-c40", "--rps=25")},
+		{name: "mTLS, one connection", roles: []string{"outbound-mtls", "inbound-mtls"}, upstream: http, load: h2load("http", "/1k", "--h1", "-c1")},
+		{name: "mTLS, answers of 100 KB", roles: []string{"outbound-mtls", "inbound-mtls"}, upstream: http, load: h2load("http", "/100k", "--h1", "-c16")},
 		{name: "mTLS, a handshake a request", roles: []string{"inbound-mtls"}, upstream: http, load: handshakes(true)},
 		{name: "SNI passthrough, 100 KB", roles: []string{"passthrough"}, upstream: func(p ports) int { return p.https }, load: h2load("https", "/100k", "--h1", "-c16")},
 		{name: "SNI passthrough, a connection a request", roles: []string{"passthrough"}, upstream: func(p ports) int { return p.https }, load: handshakes(false)},

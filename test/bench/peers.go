@@ -27,12 +27,17 @@ type engine struct {
 	kind string // of its configuration: conf/KIND/ROLE
 	// command returns its command line for a configuration.
 	command func(file string) []string
+	// http2 is with HTTP/2 between the two proxies of a pair, for what it saves or costs; else HTTP/1.1.
+	http2 bool
 }
 
 func (e engine) file(role string) string { return "conf/" + e.kind + "/" + role }
 
-// can reports whether there is a configuration for all roles.
+// can reports whether there is a configuration for all roles, and a pair where one is needed.
 func (e engine) can(roles []string) bool {
+	if e.http2 && len(roles) < 2 {
+		return false
+	}
 	return !slices.ContainsFunc(roles, func(role string) bool {
 		_, err := conf.Open(e.file(role))
 		return err != nil
@@ -41,33 +46,40 @@ func (e engine) can(roles []string) bool {
 
 // envoyLike is a proxy with the command line of Envoy.
 func (b *bench) envoyLike(name, program string, args ...string) engine {
-	return engine{name, "envoy", func(file string) []string {
+	return engine{name: name, kind: "envoy", command: func(file string) []string {
 		cmd := append([]string{program}, args...)
 		return append(cmd, "--concurrency", "1", "-c", file)
 	}}
 }
 
+// withHTTP2 is the same proxy, with HTTP/2 between the two of a pair.
+func (e engine) withHTTP2() engine {
+	e.name, e.http2 = e.name+" over h2", true
+	return e
+}
+
 func nginx() engine {
-	return engine{"nginx", "nginx", func(file string) []string {
+	return engine{name: "nginx", kind: "nginx", command: func(file string) []string {
 		return []string{"nginx", "-p", filepath.Dir(file), "-e", "stderr", "-c", file}
 	}}
 }
 
 func haproxy() engine {
-	return engine{"haproxy", "haproxy", func(file string) []string { return []string{"haproxy", "-db", "-f", file} }}
+	return engine{name: "haproxy", kind: "haproxy", command: func(file string) []string { return []string{"haproxy", "-db", "-f", file} }}
 }
 
 // values are what the templates of conf know.
 type values struct {
 	Port, Upstream int
 	Dir, Server    string
+	HTTP2          bool // upstream, where the configuration has both
 	Keys           keys
 	App            ports
 }
 
 // start runs an engine in a role that sends to the upstream port.
 func (b *bench) start(ctx context.Context, e engine, role string, upstream int) (*process, error) {
-	v := values{Upstream: upstream, Dir: b.dir, Server: serverName, Keys: b.keys}
+	v := values{Upstream: upstream, Dir: b.dir, Server: serverName, HTTP2: e.http2, Keys: b.keys}
 	var err error
 	if v.Port, err = freePort(); err != nil {
 		return nil, err
