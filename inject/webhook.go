@@ -114,7 +114,9 @@ func answer(req *admissionv1.AdmissionRequest, p Params, log *slog.Logger) (*adm
 }
 
 func review(req *admissionv1.AdmissionRequest, p Params) (ops []operation, name string, err error) {
-	if req.Kind.Kind != "Pod" && req.Kind.Kind != "" {
+	switch req.Kind.Kind {
+	case "Pod", "", "AdmissionRequest": // the last is what istioctl kube-inject calls the pod
+	default:
 		return nil, "", fmt.Errorf("kind %s, want Pod", req.Kind.Kind)
 	}
 	var pod corev1.Pod

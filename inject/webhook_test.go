@@ -19,15 +19,17 @@ import (
 
 func post(t *testing.T, h http.Handler, path string, pod *corev1.Pod) (*admissionv1.AdmissionResponse, *corev1.Pod) {
 	t.Helper()
+	return postRequest(t, h, path, admissionv1.AdmissionRequest{UID: "u1", Namespace: "sample", Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}}, pod)
+}
+
+func postRequest(t *testing.T, h http.Handler, path string, req admissionv1.AdmissionRequest, pod *corev1.Pod) (*admissionv1.AdmissionResponse, *corev1.Pod) {
+	t.Helper()
 	raw, err := json.Marshal(pod)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := json.Marshal(admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-		Request: &admissionv1.AdmissionRequest{UID: "u1", Namespace: "sample", Kind: metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
-			Object: runtime.RawExtension{Raw: raw}},
-	})
+	req.Object = runtime.RawExtension{Raw: raw}
+	body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: &req})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +48,7 @@ func post(t *testing.T, h http.Handler, path string, pod *corev1.Pod) (*admissio
 	if err := json.Unmarshal(data, &review); err != nil || review.Response == nil {
 		t.Fatalf("%s: %s (%v)", resp.Status, data, err)
 	}
-	if review.Response.UID != "u1" || review.APIVersion != "admission.k8s.io/v1" {
+	if review.Response.UID != req.UID || review.APIVersion != "admission.k8s.io/v1" {
 		t.Errorf("uid %q, version %q", review.Response.UID, review.APIVersion)
 	}
 	if review.Response.Patch == nil {
@@ -95,6 +97,23 @@ func TestWebhook(t *testing.T) {
 	}
 	if results["success"] != 1 || results["skip"] != 1 || results["failure"] != 1 {
 		t.Errorf("results %v", results)
+	}
+}
+
+// TestWebhookOfIstioctl: istioctl kube-inject sends a pod template without a name, a kind or a UID, and
+// calls it an AdmissionRequest.
+func TestWebhookOfIstioctl(t *testing.T) {
+	h := Handler(func() Params { return testParams(t) }, slog.New(slog.DiscardHandler), nil)
+	template := simplePod()
+	template.TypeMeta, template.Name, template.Namespace = metav1.TypeMeta{}, "", ""
+	kind := metav1.GroupVersionKind{Group: "admission.k8s.io", Version: "v1", Kind: "AdmissionRequest"}
+	resp, pod := postRequest(t, h, "/inject", admissionv1.AdmissionRequest{Kind: kind}, template)
+	if !resp.Allowed || len(pod.Spec.InitContainers) != 2 {
+		t.Errorf("%+v", resp)
+	}
+	kind.Kind = "Deployment"
+	if resp, _ := postRequest(t, h, "/inject", admissionv1.AdmissionRequest{Kind: kind}, template); resp.Allowed {
+		t.Error("a Deployment passes for a pod")
 	}
 }
 

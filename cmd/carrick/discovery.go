@@ -41,7 +41,8 @@ import (
 type discoveryOptions struct {
 	grpcAddr, secureAddr, httpsAddr, monitoringAddr, httpAddr string
 	kubeconfig, cluster, namespace, revision, domain, pod     string
-	logLevel                                                  string
+	logLevel, ctrlzAddr                                       string
+	ctrlzPort                                                 int
 }
 
 func discoveryCommand() *cobra.Command {
@@ -53,12 +54,11 @@ func discoveryCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SilenceUsage = true
-			level, err := parseLevel(o.logLevel)
+			log, err := newScopes(cmd.ErrOrStderr(), o.logLevel)
 			if err != nil {
 				return err
 			}
-			log := slog.New(newLineHandler(cmd.ErrOrStderr(), level))
-			klog.SetSlogLogger(slog.New(newLineHandler(cmd.ErrOrStderr(), max(level, slog.LevelWarn))))
+			klog.SetSlogLogger(log.logger("klog"))
 			for k, v := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
 				if os.Getenv(k) == "" {
 					os.Setenv(k, v) // how soon client-go takes a silent API server for dead
@@ -79,7 +79,9 @@ func discoveryCommand() *cobra.Command {
 	f.StringVar(&o.revision, "revision", env("REVISION", "default"), "revision of the control plane")
 	f.StringVar(&o.domain, "domain", "cluster.local", "DNS domain of Services")
 	f.StringVar(&o.pod, "pod", env("POD_NAME", hostname()), "name of the own Pod")
-	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log: debug, info, warn, error or none")
+	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log, LEVEL or SCOPE:LEVEL,…: debug, info, warn, error or none")
+	f.StringVar(&o.ctrlzAddr, "ctrlz_address", "localhost", "address of ControlZ, by which istioctl admin log changes the log's levels")
+	f.IntVar(&o.ctrlzPort, "ctrlz_port", 9876, "port of ControlZ; 0 is none")
 	for _, name := range []string{"keepaliveMaxServerConnectionAge", "keepaliveInterval", "keepaliveTimeout", "tls-cipher-suites", "log_as_json", "log_target"} {
 		f.String(name, "", "accepted for pilot-discovery's sake")
 		if err := f.MarkHidden(name); err != nil {
@@ -129,7 +131,8 @@ func requestCommand() *cobra.Command {
 // discovery is the control plane with all its parts.
 type discovery struct {
 	options   discoveryOptions
-	log       *slog.Logger
+	scopes    *scopes
+	log       *slog.Logger // of scope default
 	control   *control.Control
 	authority *ca.Authority
 	writer    *kube.Writer
@@ -141,7 +144,7 @@ type discovery struct {
 	params atomic.Pointer[inject.Params] // the last good ones
 }
 
-func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) error {
+func runDiscovery(ctx context.Context, o discoveryOptions, scopes *scopes) error {
 	config, err := apiConfig(o.kubeconfig)
 	if err != nil {
 		return err
@@ -150,14 +153,14 @@ func runDiscovery(ctx context.Context, o discoveryOptions, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	d := &discovery{options: o, log: log}
-	log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
-	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, log)
+	d := &discovery{options: o, scopes: scopes, log: scopes.logger("default")}
+	d.log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
+	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, scopes.logger("kube"))
 	d.findings.write = d.writer.SetFindings
 	d.control = control.New(control.Config{
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
 		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
-		Report: d.findings.fromControl, Log: log,
+		Report: d.findings.fromControl, Log: scopes.logger("ads"),
 		Instance: fmt.Sprintf(`{"Component":"istiod","ID":%q,"Info":{"version":%q}}`, o.pod, version),
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
@@ -189,7 +192,7 @@ func (d *discovery) startCA(ctx context.Context, client *kube.Client) (*ca.Autho
 	give := time.Now().Add(time.Minute)
 	for {
 		a, err := ca.New(ctx, ca.Config{
-			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.log,
+			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.scopes.logger("ca"),
 			Report: func(secret string, wrong []string) {
 				d.findings.fromCA(mesh.Key{Cluster: d.options.cluster, Kind: "Secret", Namespace: d.options.namespace, Name: secret}, wrong)
 			},
@@ -259,8 +262,9 @@ func (d *discovery) run(ctx context.Context) error {
 	monitoring.Handle("/", debug)
 	monitoring.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	webhooks := http.NewServeMux()
-	webhooks.Handle("/inject", inject.Handler(d.injection, d.log, injections.observe))
-	webhooks.Handle("/inject/", inject.Handler(d.injection, d.log, injections.observe))
+	injector := inject.Handler(d.injection, d.scopes.logger("injection"), injections.observe)
+	webhooks.Handle("/inject", injector)
+	webhooks.Handle("/inject/", injector)
 	webhooks.HandleFunc("/ready", d.ready)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -272,6 +276,9 @@ func (d *discovery) run(ctx context.Context) error {
 	serveHTTP(ctx, g, debug, d.options.httpAddr, nil)
 	serveHTTP(ctx, g, monitoring, d.options.monitoringAddr, nil)
 	serveHTTP(ctx, g, webhooks, d.options.httpsAddr, serving)
+	if d.options.ctrlzPort != 0 {
+		serveHTTP(ctx, g, d.scopes.controlZ(), net.JoinHostPort(d.options.ctrlzAddr, strconv.Itoa(d.options.ctrlzPort)), nil)
+	}
 	err := g.Wait()
 	d.log.Info("the control plane has ended")
 	return err

@@ -14,23 +14,31 @@ import (
 // lineHandler writes records in Istio's style: time, level and message, separated by tabs, then
 // attributes as key=value.
 type lineHandler struct {
-	out    *lockedWriter
-	level  slog.Level
+	out    io.Writer // one Write for each record, of any goroutine
+	level  slog.Leveler
 	attrs  string
 	prefix string // of groups
 }
 
+// lockedWriter makes a writer fit for several goroutines.
 type lockedWriter struct {
 	mu sync.Mutex
 	w  io.Writer
 }
 
-func newLineHandler(w io.Writer, level slog.Level) *lineHandler {
-	return &lineHandler{out: &lockedWriter{w: w}, level: level}
+// Write implements io.Writer.
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+func newLineHandler(w io.Writer, level slog.Leveler) *lineHandler {
+	return &lineHandler{out: w, level: level}
 }
 
 // Enabled implements slog.Handler.
-func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (h *lineHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
 
 // Handle implements slog.Handler.
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
@@ -47,9 +55,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		b.WriteString(attrs[1:])
 	}
 	b.WriteByte('\n')
-	h.out.mu.Lock()
-	defer h.out.mu.Unlock()
-	_, err := h.out.w.Write(b.Bytes())
+	_, err := h.out.Write(b.Bytes())
 	return err
 }
 
@@ -90,6 +96,18 @@ func (h *lineHandler) WithGroup(name string) slog.Handler {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }
 
+// levelsByName are Istio's.
+var levelsByName = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+	"warning": slog.LevelWarn, "error": slog.LevelError, "fatal": slog.LevelError, nameNone: levelNone, "": slog.LevelInfo}
+
+// levelName is the name of a level of levelsByName.
+func levelName(l slog.Level) string {
+	if l == levelNone {
+		return nameNone
+	}
+	return strings.ToLower(l.String())
+}
+
 // parseLevel reads Istio's --log_output_level: "info", or "scope:level,..." of which the scopes
 // default and all count.
 func parseLevel(s string) (slog.Level, error) {
@@ -99,19 +117,8 @@ func parseLevel(s string) (slog.Level, error) {
 		if !ok {
 			scope, name = "default", scope
 		}
-		var l slog.Level
-		switch name {
-		case "debug":
-			l = slog.LevelDebug
-		case "", "info":
-			l = slog.LevelInfo
-		case "warn", "warning":
-			l = slog.LevelWarn
-		case "error", "fatal":
-			l = slog.LevelError
-		case "none":
-			l = slog.LevelError + 8
-		default:
+		l, ok := levelsByName[name]
+		if !ok {
 			return 0, fmt.Errorf("--log_output_level %q: level %q is not debug, info, warn, error or none", s, name)
 		}
 		if scope == "default" || scope == "all" {

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,7 @@ type plane struct {
 	t                                   *testing.T
 	s                                   *kubetest.Server
 	grpc, secure, https, metrics, debug string
+	ctrlz                               string
 	log                                 *lockedBuffer
 	ended                               chan error
 	stop                                context.CancelFunc
@@ -86,7 +88,7 @@ func startPlane(t *testing.T, s *kubetest.Server) *plane {
 	t.Helper()
 	p := &plane{t: t, s: s, log: &lockedBuffer{}, ended: make(chan error, 1)}
 	var ls []net.Listener
-	for _, a := range []*string{&p.grpc, &p.secure, &p.https, &p.metrics, &p.debug} {
+	for _, a := range []*string{&p.grpc, &p.secure, &p.https, &p.metrics, &p.debug, &p.ctrlz} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -110,7 +112,8 @@ func startPlane(t *testing.T, s *kubetest.Server) *plane {
 	cmd.SetErr(p.log)
 	cmd.SetOut(p.log)
 	cmd.SetArgs([]string{"--kubeconfig", file, "--clusterID", "cluster1", "--namespace", "istio-system", "--pod", "istiod-1", "--revision", "default",
-		"--grpcAddr", p.grpc, "--secureGRPCAddr", p.secure, "--httpsAddr", p.https, "--monitoringAddr", p.metrics, "--httpAddr", p.debug})
+		"--grpcAddr", p.grpc, "--secureGRPCAddr", p.secure, "--httpsAddr", p.https, "--monitoringAddr", p.metrics, "--httpAddr", p.debug,
+		"--ctrlz_address", "127.0.0.1", "--ctrlz_port", p.ctrlz[strings.LastIndexByte(p.ctrlz, ':')+1:]})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	go func() { p.ended <- cmd.ExecuteContext(ctx) }()
@@ -125,6 +128,22 @@ func startPlane(t *testing.T, s *kubetest.Server) *plane {
 	})
 	within(t, "the control plane is ready", func() error { _, err := p.get(p.debug, "/ready"); return err })
 	return p
+}
+
+// setLevel changes the level of a scope of the log, as istioctl admin log does.
+func (p *plane) setLevel(scope, level string) {
+	p.t.Helper()
+	req, err := http.NewRequest(http.MethodPut, "http://"+p.ctrlz+"/scopej/"+scope, strings.NewReader(fmt.Sprintf(`{"name":%q,"output_level":%q}`, scope, level)))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	r, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if r.Body.Close(); r.StatusCode != http.StatusAccepted {
+		p.t.Errorf("scope %s to %s: %s", scope, level, r.Status)
+	}
 }
 
 func (p *plane) get(addr, path string) (string, error) {
@@ -321,17 +340,39 @@ func TestDiscovery(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "istiod.istio-system.svc"}}}
-		r, err := c.Post("https://"+p.https+"/inject", "application/json", bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
+		post := func() {
+			t.Helper()
+			r, err := c.Post("https://"+p.https+"/inject", "application/json", bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Body.Close()
+			var review admissionv1.AdmissionReview
+			if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+				t.Fatal(err)
+			}
+			if !review.Response.Allowed || !strings.Contains(string(review.Response.Patch), "istio-proxy") || !strings.Contains(string(review.Response.Patch), "cluster1") {
+				t.Errorf("response %s", review.Response.Patch)
+			}
 		}
-		defer r.Body.Close()
-		var review admissionv1.AdmissionReview
-		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
-			t.Fatal(err)
+		const line = "\tdebug\tinjected\t"
+		post()
+		if strings.Contains(p.log.String(), line) {
+			t.Error("the log says more than info from the start")
 		}
-		if !review.Response.Allowed || !strings.Contains(string(review.Response.Patch), "istio-proxy") || !strings.Contains(string(review.Response.Patch), "cluster1") {
-			t.Errorf("response %s", review.Response.Patch)
+		p.setLevel("injection", "debug")
+		post()
+		if !strings.Contains(p.log.String(), line) {
+			t.Error("scope injection does not say more at level debug")
+		}
+		if got, err := p.get(p.ctrlz, "/scopej"); err != nil || !strings.Contains(got, `"name":"injection","description":"the webhook that adds sidecars","output_level":"debug","stack_trace_level":"none"`) ||
+			!strings.Contains(got, `"name":"ads",`) || strings.Count(got, `"output_level":"debug"`) != 1 {
+			t.Errorf("scopes: %v %s", err, got)
+		}
+		p.setLevel("injection", "info")
+		before := strings.Count(p.log.String(), line)
+		if post(); strings.Count(p.log.String(), line) != before {
+			t.Error("scope injection does not say less again")
 		}
 	})
 
@@ -404,5 +445,46 @@ func TestLog(t *testing.T) {
 	}
 	if _, err := parseLevel("default:loud"); err == nil {
 		t.Error("loud is no level")
+	}
+}
+
+func TestScopes(t *testing.T) {
+	var log bytes.Buffer
+	s, err := newScopes(&log, "ca:debug,default:warn,klog:error")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"ca": "debug", "default": "warn", "ads": "warn", "klog": "error"} {
+		if got := s.find(name).info().OutputLevel; got != want {
+			t.Errorf("scope %s: %s, want %s", name, got, want)
+		}
+	}
+	h := s.controlZ()
+	for _, tt := range []struct {
+		method, path, body string
+		code               int
+		says               string
+	}{
+		{"GET", "/scopej/", "", 200, `[{"name":"ads"`},
+		{"GET", "/scopej/ca", "", 200, `"output_level":"debug"`},
+		{"GET", "/scopej/nothing", "", 400, "unknown scope name: nothing"},
+		{"PUT", "/scopej/nothing", `{"output_level":"info"}`, 400, "unknown scope name: nothing"},
+		{"PUT", "/scopej/ads", `{`, 400, "unable to decode"},
+		{"PUT", "/scopej/ads", `{"output_level":"loud"}`, 400, `output_level "loud" is not debug, info, warn, error or none`},
+		{"PUT", "/scopej/ads", `{"stack_trace_level":"debug"}`, 400, "stack traces are not logged"},
+		{"PUT", "/scopej/ads", `{"output_level":"none","stack_trace_level":"none"}`, 202, ""},
+		{"GET", "/scopej/ads", "", 200, `"output_level":"none"`},
+		{"POST", "/scopej/ads", "", 405, ""},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body)))
+		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.says) {
+			t.Errorf("%s %s %s: %d %s", tt.method, tt.path, tt.body, w.Code, w.Body)
+		}
+	}
+	s.logger("ads").Error("lost")
+	s.logger("ca").Debug("kept")
+	if got := log.String(); strings.Contains(got, "lost") || !strings.Contains(got, "kept") {
+		t.Errorf("log %s", got)
 	}
 }

@@ -60,7 +60,7 @@ func (o *lbOptions) logger() *slog.Logger {
 	if o.debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(newLineHandler(os.Stdout, level))
+	return slog.New(newLineHandler(&lockedWriter{w: os.Stdout}, level))
 }
 
 // clients returns clients for the cluster.
