@@ -60,6 +60,8 @@ var verbs = map[string]asked{
 	"image push":                        {"reg.invalid/x --archive {dir}/none.tar", false, []bad{{"https://reg.invalid/x", "a registry is named without a scheme"}, {"reg.invalid/x --archive {dir}/none.tar", "none.tar"}, {"reg.invalid/x --archive {dir}/pod.yaml", "pod.yaml"}, {"", "accepts 1 arg"}}},
 	"experimental create-remote-secret": {"--name c1", true, nil},
 	"experimental precheck":             {"", true, nil},
+	"experimental check-inject":         {"-l app=x", true, []bad{{"", "name a pod (POD.NAMESPACE), or the labels"}, {"x.y -l app=x", "name a pod (POD.NAMESPACE), or the labels"}, {"-l app", "-l app: want KEY=VALUE"}, {"-l a=b -o xml", "-o xml"}, {"-l a=b -n nowhere", "namespace nowhere"}}},
+	"experimental injector list":        {"", true, []bad{{"-o xml", "-o xml"}}},
 	"remote-clusters":                   {"", true, []bad{{"-o xml", "-o xml"}}},
 	"proxy-status":                      {"", true, []bad{{"-o xml", "-o xml"}}},
 	"proxy-config cluster":              {"x.y", true, []bad{{"", "give a proxy"}, {"x.y -o xml", "-o xml"}, {"--file {dir}/half.json", "config dump"}, {"--file {dir}/none", "check the name"}}},

@@ -39,7 +39,7 @@ func New(version string) *cobra.Command {
 	}
 	a.target.add(root.PersistentFlags())
 	experimental := &cobra.Command{Use: "experimental", Aliases: []string{"x", "exp"}, Short: "Commands that Istio keeps under x"}
-	experimental.AddCommand(a.precheck(), a.createRemoteSecret())
+	experimental.AddCommand(a.precheck(), a.createRemoteSecret(), a.checkInject(), a.injector())
 	root.AddCommand(
 		a.install(), a.uninstall(), a.manifest(), a.loadBalancer(), a.eastwest(), a.authority(),
 		a.createRemoteSecret(), a.remoteClusters(), a.proxyStatus(), a.proxyConfig(),

@@ -56,9 +56,11 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 		deploy.Spec.Replicas = nil
 		typed = append(typed, h)
 	}
+	hookLabels := maps.Clone(labels)
+	hookLabels["app"] = "sidecar-injector" // by which istioctl finds it
 	typed = append(typed, injectorWebhook(webhookConfig{
 		name: injectorName(c.Revision), service: name, namespace: c.Namespace, selects: first(c.Revision, DefaultRevision),
-		byDefault: c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault, meta: meta("", "", "pilot", labels),
+		byDefault: c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault, meta: meta("", "", "pilot", hookLabels),
 	}))
 	objs, err := objects(typed...)
 	if err != nil {
