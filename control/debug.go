@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/carrick-mesh/carrick/identity"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
 	"github.com/carrick-mesh/carrick/xds"
@@ -43,9 +44,9 @@ func (c *Control) pages() []page {
 		{"connections", "the connected proxies, in short", data(func() any { return c.connections() })},
 		{"clusterz", "the clusters that are watched", data(func() any { return c.clusterz() })},
 		{"networkz", "the gateways of networks", data(func() any { return c.networkz() })},
-		{"registryz", "hosts and their Services", data(func() any { return c.registryz() })},
+		{"registryz", "hosts and their Services", data(func() any { return registryz(c.Snapshot()) })},
 		{"endpointz", "hosts and their endpoints", data(func() any { return c.endpointz() })},
-		{"configz", "users' objects", func(w http.ResponseWriter, r *http.Request) { c.configz(w) }},
+		{"configz", "users' objects", data(func() any { return configz(c.Snapshot()) })},
 		{"config_dump", "what the proxy of ?proxyID=POD.NAMESPACE was sent, as Envoy's config dump", c.configDump},
 		{"force_disconnect", "ends the streams of the proxy of ?proxyID=POD.NAMESPACE, or of all; they come back", c.forceDisconnect},
 		{"mesh", "the mesh's settings in effect", func(w http.ResponseWriter, r *http.Request) { writeProto(w, c.Snapshot().Config().Spec) }},
@@ -253,16 +254,83 @@ func (c *Control) networkz() any {
 	return rows
 }
 
-func (c *Control) registryz() any {
-	type row struct {
-		Hostname string          `json:"hostname"`
-		Services []*mesh.Service `json:"services"`
+// registryService is a host as istiod has it (model.Service); Kiali reads it. What Carrick does not know of
+// is left out.
+type registryService struct {
+	Attributes struct {
+		ServiceRegistry, Name, Namespace string
+		Labels, LabelSelectors           map[string]string   `json:",omitempty"`
+		ExportTo                         map[string]struct{} // namespaces; "*" is all, "." its own
+		ClusterExternalAddresses         addressMap
 	}
-	rows := []row{}
-	for h := range c.Snapshot().Hosts() {
-		if h.Service != nil {
-			rows = append(rows, row{h.Name, h.Service.Parts})
+	Ports           []registryPort `json:"ports,omitempty"`
+	ServiceAccounts []string       `json:"serviceAccounts,omitempty"`
+	CreationTime    time.Time      `json:"creationTime"`
+	Hostname        string         `json:"hostname"`
+	ClusterVIPs     addressMap     `json:"clusterVIPs"`
+	DefaultAddress  string         `json:"defaultAddress,omitempty"`
+	Resolution      int            // 0: the proxy chooses among endpoints; 1: by DNS; 3: the client has chosen
+	MeshExternal    bool           // never: there is no ServiceEntry
+	ResourceVersion string         // "": a host is of several clusters
+}
+
+type registryPort struct {
+	Name     string `json:"name,omitempty"`
+	Port     uint16 `json:"port"`
+	Protocol string `json:"protocol,omitempty"`
+}
+
+type addressMap struct {
+	Addresses map[string][]string `json:",omitempty"` // by cluster
+}
+
+func (m *addressMap) add(cluster string, addresses []string) {
+	if len(addresses) == 0 {
+		return
+	}
+	if m.Addresses == nil {
+		m.Addresses = map[string][]string{}
+	}
+	m.Addresses[cluster] = addresses
+}
+
+func registryz(s *mesh.Snapshot) []registryService {
+	rows := []registryService{}
+	for h := range s.Hosts() {
+		if h.Service == nil {
+			continue
 		}
+		first := h.Service.Parts[0]
+		r := registryService{Hostname: h.Name, CreationTime: first.Created}
+		r.Attributes.ServiceRegistry, r.Attributes.Name, r.Attributes.Namespace = "Kubernetes", h.Service.Name, h.Service.Namespace
+		r.Attributes.Labels, r.Attributes.LabelSelectors = first.Labels, first.Selector
+		r.Attributes.ExportTo = map[string]struct{}{}
+		for _, ns := range h.Service.ExportTo {
+			r.Attributes.ExportTo[ns] = struct{}{}
+		}
+		if h.Service.ExportTo == nil {
+			r.Attributes.ExportTo["*"] = struct{}{}
+		}
+		for _, p := range first.Ports {
+			r.Ports = append(r.Ports, registryPort{p.Name, p.Number, cmp.Or(string(p.Protocol()), "UnsupportedProtocol")})
+		}
+		for _, a := range h.Accounts.List {
+			id := identity.Identity{TrustDomain: s.Config().TrustDomain, Namespace: a.Namespace, ServiceAccount: a.Name}
+			r.ServiceAccounts = append(r.ServiceAccounts, id.String())
+		}
+		for _, p := range h.Service.Parts {
+			r.ClusterVIPs.add(p.Cluster, p.ClusterIPs)
+			r.Attributes.ClusterExternalAddresses.add(p.Cluster, p.Addresses)
+		}
+		switch {
+		case first.Type == mesh.ExternalName:
+			r.Resolution = 1
+		case first.Headless:
+			r.Resolution, r.DefaultAddress = 3, "0.0.0.0"
+		case len(first.ClusterIPs) > 0:
+			r.DefaultAddress = first.ClusterIPs[0]
+		}
+		rows = append(rows, r)
 	}
 	return rows
 }
@@ -295,31 +363,40 @@ func (c *Control) endpointz() any {
 	return rows
 }
 
-func (c *Control) configz(w http.ResponseWriter) {
-	type row struct {
-		Kind     string          `json:"kind"`
-		Metadata map[string]any  `json:"metadata"`
-		Spec     json.RawMessage `json:"spec"`
-	}
-	rows := []row{}
-	add := func(kind string, m mesh.Meta, spec proto.Message) {
+// configRow is an object as the API server would show it, as far as it is kept.
+type configRow struct {
+	Kind       string          `json:"kind"`
+	APIVersion string          `json:"apiVersion"`
+	Metadata   map[string]any  `json:"metadata"`
+	Spec       json.RawMessage `json:"spec"`
+}
+
+func configz(s *mesh.Snapshot) []configRow {
+	rows := []configRow{}
+	add := func(group, kind string, m mesh.Meta, spec proto.Message) {
 		b, err := protojson.Marshal(spec)
 		if err != nil {
 			b = []byte("null")
 		}
-		rows = append(rows, row{kind, map[string]any{"namespace": m.Namespace, "name": m.Name, "generation": m.Generation, "creationTimestamp": m.Created}, b})
+		meta := map[string]any{"namespace": m.Namespace, "name": m.Name, "generation": m.Generation, "creationTimestamp": m.Created}
+		if len(m.Labels) > 0 {
+			meta["labels"] = m.Labels
+		}
+		rows = append(rows, configRow{kind, group + ".istio.io/v1", meta, b})
 	}
-	s := c.Snapshot()
 	for g := range s.Gateways().All() {
-		add(mesh.KindGateway, g.Meta, g.Spec)
+		add("networking", mesh.KindGateway, g.Meta, g.Spec)
 	}
 	for v := range s.VirtualServices().All() {
-		add(mesh.KindVirtualService, v.Meta, v.Spec)
+		add("networking", mesh.KindVirtualService, v.Meta, v.Spec)
 	}
 	for d := range s.DestinationRules().All() {
-		add(mesh.KindDestinationRule, d.Meta, d.Spec)
+		add("networking", mesh.KindDestinationRule, d.Meta, d.Spec)
 	}
-	writeJSON(w, rows)
+	for p := range s.Policies().All().All() {
+		add("security", mesh.KindPeerAuthentication, p.Meta, p.Spec)
+	}
+	return rows
 }
 
 func (c *Control) pushStatus() any {
