@@ -157,14 +157,17 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 			check(fmt.Sprintf("spec.http[%d].mirrors[%d].destination", i, j), m.GetDestination())
 		}
 	}
-	subnets := func(field string, subnets []string, effect string) {
-		if len(subnets) > 0 {
-			c.add("", key, field+".destinationSubnets", "match by port", "it is not supported yet: %s", effect)
+	subnets := func(field string, subnets, gateways []string) {
+		if len(gateways) == 0 {
+			gateways = v.Spec.GetGateways()
+		}
+		if len(subnets) > 0 && slices.ContainsFunc(gateways, func(g string) bool { return g != "mesh" }) {
+			c.add("", key, field+".destinationSubnets", "match by port", "it has no effect at gateways, whose clients connect to the gateway's own address")
 		}
 	}
 	for i, r := range v.Spec.GetTcp() {
 		for j, m := range r.GetMatch() {
-			subnets(fmt.Sprintf("spec.tcp[%d].match[%d]", i, j), m.GetDestinationSubnets(), "the match is left out")
+			subnets(fmt.Sprintf("spec.tcp[%d].match[%d]", i, j), m.GetDestinationSubnets(), m.GetGateways())
 		}
 		for j, d := range r.GetRoute() {
 			check(fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.GetDestination())
@@ -172,7 +175,7 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 	}
 	for i, r := range v.Spec.GetTls() {
 		for j, m := range r.GetMatch() {
-			subnets(fmt.Sprintf("spec.tls[%d].match[%d]", i, j), m.GetDestinationSubnets(), "the match is by its other fields")
+			subnets(fmt.Sprintf("spec.tls[%d].match[%d]", i, j), m.GetDestinationSubnets(), m.GetGateways())
 		}
 		for j, d := range r.GetRoute() {
 			check(fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.GetDestination())
@@ -328,7 +331,29 @@ func (c *checker) destinationRule(r *mesh.DestinationRule) {
 	if strings.HasPrefix(host, "*") {
 		return
 	}
-	if h := c.s.Host(host); h == nil || h.Service == nil {
+	h := c.s.Host(host)
+	if h == nil || h.Service == nil {
 		c.add(notFound, r.Key(), "spec.host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+		return
+	}
+	c.credentials(r, h)
+}
+
+// credentials finds a rule that has clients originate TLS with a Secret, which sidecars may not read.
+func (c *checker) credentials(r *mesh.DestinationRule, h *mesh.Host) {
+	i := slices.IndexFunc(h.Rules, func(x *mesh.Rule) bool { return x.Namespace == r.Namespace && x.Name == r.Name })
+	if len(ruleCredentials(r.Spec)) == 0 || i < 0 {
+		return
+	}
+	for p := range c.s.Pods(c.s.Local()) {
+		if h.Rules[i].Visible(p.Namespace) && h.Service.Visible(p.Namespace) && p.Labels[tlsModeLabel] == "istio" {
+			eachTLS(r.Spec, func(field string, t *networking.ClientTLSSettings) {
+				if t.GetCredentialName() != "" {
+					c.add("", r.Key(), field+".credentialName", "name files that the pods have (clientCertificate, privateKey, caCertificates), or call by an egress gateway",
+						"sidecars may not read Secrets, so their connections to %s are plaintext", h.Service.Host)
+				}
+			})
+			return
+		}
 	}
 }

@@ -41,6 +41,7 @@ type clusterView struct {
 type clusterSettings struct {
 	timeout time.Duration
 	autoTLS bool
+	upgrade bool   // HTTP/1.1 of ports named http becomes HTTP/2, where no rule says otherwise
 	trust   string // trust domains, the own one first, joined by commas
 }
 
@@ -84,7 +85,7 @@ func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
 }
 
 func clusterSettingsOf(c *mesh.Config) clusterSettings {
-	return clusterSettings{c.ConnectTimeout, c.AutoMTLS, trustOf(c)}
+	return clusterSettings{c.ConnectTimeout, c.AutoMTLS, c.UpgradeHTTP, trustOf(c)}
 }
 
 func trustOf(c *mesh.Config) string {
@@ -92,7 +93,8 @@ func trustOf(c *mesh.Config) string {
 }
 
 func (r clusterRow) need() need {
-	return need{cluster: differ(r.svc), network: r.networks != "", router: headless(r.svc) || hasAuto(r.svc)}
+	router := headless(r.svc) || hasAuto(r.svc) || r.rule != nil && len(ruleCredentials(r.rule.Spec)) > 0
+	return need{cluster: differ(r.svc), network: r.networks != "", router: router}
 }
 
 func hasAuto(s *mesh.HostService) bool {
@@ -165,7 +167,7 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 	if r.wide(v) {
 		keepWideAlive(c)
 	}
-	http2 := p.Protocol().IsHTTP2() || p.Protocol() == mesh.HTTP && policy.GetConnectionPool().GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
+	http2 := p.Protocol().IsHTTP2() || upgrades(p.Protocol(), policy.GetConnectionPool().GetHttp(), v.settings.upgrade)
 	r.secure(c, v, p, subset, policy.GetTls(), http2)
 	proto := p.Protocol()
 	if proto == mesh.Auto && v.router {
@@ -273,6 +275,9 @@ func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePo
 			}
 			c.TransportSocket = clientTLS(sni, alpn, peers)
 		default:
+			if tls.CredentialName != "" && !v.router {
+				return // a sidecar may not read Secrets, and would wait for this one: plaintext, as in Istio
+			}
 			c.TransportSocket = ruleTLS(tls, http2)
 		}
 		return
@@ -292,13 +297,25 @@ func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePo
 	}
 }
 
+// upgrades reports whether HTTP/1.1 requests become HTTP/2 on their way to a port: as its rule says or, if
+// it says nothing and the port is named http, as the mesh does.
+func upgrades(p mesh.Protocol, rule *networking.ConnectionPoolSettings_HTTPSettings, byDefault bool) bool {
+	switch rule.GetH2UpgradePolicy() {
+	case networking.ConnectionPoolSettings_HTTPSettings_UPGRADE:
+		return p == mesh.HTTP || p == mesh.Auto
+	case networking.ConnectionPoolSettings_HTTPSettings_DO_NOT_UPGRADE:
+		return false
+	}
+	return p == mesh.HTTP && byDefault
+}
+
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 // setProtocol says which HTTP the upstream speaks: what the port's protocol says, or what the client does
 // where the protocol is looked for in the first bytes.
 func setProtocol(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, p mesh.Protocol, http2, asClient bool) {
 	switch {
-	case p == mesh.Auto || asClient:
+	case p == mesh.Auto && !http2 || asClient:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
 				HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{},

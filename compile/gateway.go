@@ -82,22 +82,26 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 
 // ruleCredentials returns the Secrets that a rule has gateways originate TLS with.
 func ruleCredentials(r *networking.DestinationRule) (names []string) {
-	add := func(t *networking.ClientTLSSettings) {
+	eachTLS(r, func(_ string, t *networking.ClientTLSSettings) {
 		if n := t.GetCredentialName(); n != "" && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
-	}
-	policy := func(p *networking.TrafficPolicy) {
-		add(p.GetTls())
-		for _, x := range p.GetPortLevelSettings() {
-			add(x.GetTls())
+	})
+	return names
+}
+
+// eachTLS gives f all that a rule says of TLS, with the field where it does.
+func eachTLS(r *networking.DestinationRule, f func(field string, t *networking.ClientTLSSettings)) {
+	policy := func(field string, p *networking.TrafficPolicy) {
+		f(field+".tls", p.GetTls())
+		for i, x := range p.GetPortLevelSettings() {
+			f(fmt.Sprintf("%s.portLevelSettings[%d].tls", field, i), x.GetTls())
 		}
 	}
-	policy(r.GetTrafficPolicy())
-	for _, x := range r.GetSubsets() {
-		policy(x.GetTrafficPolicy())
+	policy("spec.trafficPolicy", r.GetTrafficPolicy())
+	for i, x := range r.GetSubsets() {
+		policy(fmt.Sprintf("spec.subsets[%d].trafficPolicy", i), x.GetTrafficPolicy())
 	}
-	return names
 }
 
 // CredentialNamespaces returns the namespaces of the local cluster with a pod that a Gateway selects and

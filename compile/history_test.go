@@ -220,7 +220,7 @@ func plain(s *mesh.Snapshot, p Proxy) (out [4]map[string]*resource.Resource) {
 	var own *workload
 	switch {
 	case p.Dialect == GRPC:
-		own = &workload{}
+		own = grpcServerOf(s, p).build()
 	case p.Router:
 		own = gatewayOf(s, p).build()
 	default:

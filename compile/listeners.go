@@ -158,13 +158,13 @@ func (r listenerRow) listenerOf(v listenerView, p mesh.ServicePort, ip string, p
 	l := outboundListener(name, socketAddress(ip, uint32(port)), v.http)
 	own := weighted{clusterName(p.Number, "", r.svc.Host), 1}
 	if p.Protocol().IsTLS() {
-		l.FilterChains = append(l.FilterChains, r.tlsChains(v, p)...)
+		l.FilterChains = append(l.FilterChains, r.tlsChains(v, p, ip)...)
 		if len(l.FilterChains) > 0 {
 			l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
 		}
 	}
 	chain := &listenerv3.FilterChain{TransportSocketConnectTimeout: seconds(15)}
-	if to := r.tcpRoute(v, p); to != nil {
+	if to := r.tcpRoute(v, p, ip); to != nil {
 		chain.Filters = v.http.tcp(own.cluster, to...)
 	} else {
 		chain.Filters = v.http.tcp(own.cluster, own)
@@ -232,15 +232,16 @@ func virtualOutbound(f Family, allowAny bool, s httpSettings) *listenerv3.Listen
 	}
 }
 
-// tcpRoute returns where the host's VirtualService sends TCP connections, or nil if it does not say.
-func (r listenerRow) tcpRoute(v listenerView, p mesh.ServicePort) []weighted {
+// tcpRoute returns where the host's VirtualService sends TCP connections to an address, or nil if it does
+// not say.
+func (r listenerRow) tcpRoute(v listenerView, p mesh.ServicePort, ip string) []weighted {
 	if r.route == nil {
 		return nil
 	}
 	for _, t := range r.route.Spec.GetTcp() {
 		if len(t.GetMatch()) == 0 || slices.ContainsFunc(t.GetMatch(), func(m *networking.L4MatchAttributes) bool {
 			return (m.GetPort() == 0 || m.GetPort() == uint32(p.Number)) && inMesh(m.GetGateways()) &&
-				len(m.GetDestinationSubnets()) == 0 && mesh.Selects(m.GetSourceLabels(), labelMap(v.labels))
+				inSubnets(ip, m.GetDestinationSubnets()) && mesh.Selects(m.GetSourceLabels(), labelMap(v.labels))
 		}) {
 			return r.spread(t.GetRoute(), p.Number)
 		}
@@ -249,6 +250,22 @@ func (r listenerRow) tcpRoute(v listenerView, p mesh.ServicePort) []weighted {
 }
 
 func inMesh(gateways []string) bool { return len(gateways) == 0 || slices.Contains(gateways, "mesh") }
+
+// inSubnets reports whether an address is in one of the subnets, or there are none. A listener for one address
+// has no connections to others, so what a match says of them is known without them.
+func inSubnets(ip string, subnets []string) bool {
+	if len(subnets) == 0 {
+		return true
+	}
+	a, err := netip.ParseAddr(ip)
+	return err == nil && slices.ContainsFunc(subnets, func(s string) bool {
+		if one, err := netip.ParseAddr(s); err == nil {
+			return one == a
+		}
+		p, err := netip.ParsePrefix(s)
+		return err == nil && p.Contains(a)
+	})
+}
 
 func (r listenerRow) spread(routes []*networking.RouteDestination, port uint16) (to []weighted) {
 	for _, d := range routes {
@@ -264,14 +281,15 @@ func (r listenerRow) spread(routes []*networking.RouteDestination, port uint16) 
 	return to
 }
 
-// tlsChains returns a chain for each TLS route of the host's VirtualService: chosen by SNI.
-func (r listenerRow) tlsChains(v listenerView, p mesh.ServicePort) (chains []*listenerv3.FilterChain) {
+// tlsChains returns a chain for each TLS route of the host's VirtualService that holds for an address: chosen
+// by SNI.
+func (r listenerRow) tlsChains(v listenerView, p mesh.ServicePort, ip string) (chains []*listenerv3.FilterChain) {
 	if r.route == nil {
 		return nil
 	}
 	for _, t := range r.route.Spec.GetTls() {
 		for _, m := range t.GetMatch() {
-			if m.GetPort() != 0 && m.GetPort() != uint32(p.Number) || !inMesh(m.GetGateways()) || !mesh.Selects(m.GetSourceLabels(), labelMap(v.labels)) {
+			if m.GetPort() != 0 && m.GetPort() != uint32(p.Number) || !inMesh(m.GetGateways()) || !inSubnets(ip, m.GetDestinationSubnets()) || !mesh.Selects(m.GetSourceLabels(), labelMap(v.labels)) {
 				continue
 			}
 			to := r.spread(t.GetRoute(), p.Number)

@@ -27,6 +27,9 @@ var (
 	plainHTTP    = []string{"http/1.1", "h2c"}
 )
 
+// tlsModeLabel of a Pod, with the value istio, says that it takes mutual TLS. Injection sets it.
+const tlsModeLabel = "security.istio.io/tlsMode"
+
 const (
 	tlsSocket = "envoy.transport_sockets.tls"
 	rawSocket = "envoy.transport_sockets.raw_buffer"

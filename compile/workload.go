@@ -70,7 +70,8 @@ func (w *workloads) workload(s *mesh.Snapshot, p Proxy, last map[string]*workloa
 	var build func() *workload
 	switch {
 	case p.Dialect == GRPC:
-		return "", &workload{}
+		r := grpcServerOf(s, p)
+		key, build = fmt.Sprintf("grpc %#v", r), r.build
 	case p.Router:
 		r := gatewayOf(s, p)
 		key, build = "gateway "+r.key(), r.build

@@ -20,6 +20,7 @@ type Config struct {
 	ConnectTimeout time.Duration                           // default 10 s
 	AutoMTLS       bool                                    // default true
 	AllowAny       bool                                    // outboundTrafficPolicy; default true
+	UpgradeHTTP    bool                                    // h2UpgradePolicy; default false
 	IngressClass   string                                  // default "istio"
 	LocalityLB     *networking.LocalityLoadBalancerSetting // may be nil
 
@@ -45,6 +46,7 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	c.ConnectTimeout = duration(spec.GetConnectTimeout(), 10*time.Second)
 	c.AutoMTLS = spec.GetEnableAutoMtls() == nil || spec.GetEnableAutoMtls().GetValue()
 	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
+	c.UpgradeHTTP = spec.GetH2UpgradePolicy() == meshconfig.MeshConfig_UPGRADE
 	c.IngressClass = cmp.Or(spec.GetIngressClass(), "istio")
 	c.LocalityLB, c.Retry = spec.GetLocalityLbSetting(), spec.GetDefaultHttpRetryPolicy()
 	c.controlPlanes = "." + s.SystemNamespace + ".svc." + s.Domain

@@ -65,6 +65,9 @@ func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSS
 func (v *validator) destinationRule(r *networking.DestinationRule) {
 	v.host("spec.host", r.GetHost())
 	v.exportTo(r.GetExportTo())
+	if r.GetWorkloadSelector() != nil {
+		v.add("spec.workloadSelector", "leave it out, so that the rule holds for all clients that see it, or keep it to its namespace by exportTo", "it is not supported yet")
+	}
 	v.trafficPolicy("spec.trafficPolicy", r.GetTrafficPolicy())
 	seen := map[string]bool{}
 	for i, s := range r.GetSubsets() {

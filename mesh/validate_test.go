@@ -51,6 +51,7 @@ func TestValidate(t *testing.T) {
 		{"vs", "{hosts: [a], tls: [{match: [{}], " + dest + "}]}", "spec.tls[0].match[0].sniHosts"},
 		{"dr", "{host: a, subsets: [{name: v1, labels: {version: v1}}]}", ""},
 		{"dr", "{host: ''}", "spec.host"},
+		{"dr", "{host: a, workloadSelector: {matchLabels: {app: b}}}", "spec.workloadSelector"},
 		{"dr", "{host: a, subsets: [{name: v1}, {name: v1}]}", "spec.subsets[1].name"},
 		{"dr", "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {}}}}", "spec.trafficPolicy.loadBalancer.consistentHash"},
 		{"dr", "{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}", "spec.trafficPolicy.tls"},
