@@ -310,3 +310,53 @@ func testRotation(t *testing.T, rig *rig, ca *authority, client, server *testSec
 		return strings.Contains(body, "has none of the expected names spiffe://cluster.local/ns/sample/sa/default")
 	})
 }
+
+// TestUpgraded: with h2UpgradePolicy UPGRADE requests go from proxy to proxy by HTTP/2, though client and
+// application speak HTTP/1.1; with Envoy on either side, too.
+func TestUpgraded(t *testing.T) {
+	t.Run("carrick", func(t *testing.T) { testUpgraded(t, start, start) })
+	bin := envoytest.Program(t)
+	envoy := func(t testing.TB, yaml string, s Secrets) *rig {
+		startEnvoy(t, bin, secretFiles(t, yaml, s))
+		return nil
+	}
+	t.Run("envoy client", func(t *testing.T) { testUpgraded(t, start, envoy) })
+	t.Run("envoy server", func(t *testing.T) { testUpgraded(t, envoy, start) })
+}
+
+func testUpgraded(t *testing.T, startServer, startClient starter) {
+	ca := newAuthority(t, "Root CA")
+	app := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.Proto, b)
+	})
+	in, out := freePort(t), freePort(t)
+	log := filepath.Join(t.TempDir(), "in")
+	server := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/default"), roots: ca.roots()}
+	listener := strings.ReplaceAll(inbound(in, app, log), "%UPSTREAM_HOST% ", "by %PROTOCOL% ")
+	startServer(t, bootstrap(listener, clusterYAML("inbound", "", app)), server)
+	client := &testSecrets{key: ca.issue("spiffe://cluster.local/ns/sample/sa/sleep"), roots: ca.roots()}
+	const upgrade = `
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {http2_protocol_options: {}}
+`
+	startClient(t, bootstrap(httpListener(out, fmt.Sprintf(allTo, "remote"), ""),
+		clusterYAML("remote", upgrade+mutualTLS("Upstream", "istio-h2, istio, h2", peerSAN, `sni: "x"`), fmt.Sprintf("127.0.0.1:%d", in))), client)
+	for _, body := range []string{"short", strings.Repeat("x", 300<<10)} {
+		resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/", out), "text/plain", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || resp.Proto != "HTTP/1.1" || string(b) != "HTTP/1.1 "+body {
+			t.Errorf("%s %s %v: %.40q of %d bytes", resp.Status, resp.Proto, err, b, len(b))
+		}
+	}
+	eventually(t, "the log of the server's proxy", func() bool {
+		b, _ := os.ReadFile(log)
+		return strings.Count(string(b), "by HTTP/2 ") == 2
+	})
+}
