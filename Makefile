@@ -23,7 +23,8 @@ deps: ## Install the Debian packages that building, the lab and the tests need (
 .PHONY: build
 build: ## Build bin/carrick, bin/carrick-proxy, bin/lab and the samples' programs
 	@mkdir -p bin
-	$(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick ./cmd/carrick-proxy ./samples/app ./samples/grpc/grpcecho
+	$(GO) build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick ./samples/app ./samples/grpc/grpcecho
+	$(GO) build $(GOFLAGS_BUILD) -tags grpcnotrace -ldflags '$(LDFLAGS)' -o bin/ ./cmd/carrick-proxy
 	cd lab && $(GO) build $(GOFLAGS_BUILD) -ldflags '-s -w' -o ../bin/lab .
 
 .PHONY: lab

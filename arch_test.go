@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -106,6 +107,31 @@ func TestWalls(t *testing.T) {
 			for prefix, who := range only {
 				if strings.HasPrefix(i, prefix) && !under(name, who) {
 					t.Errorf("%s may not import %s: only %s may", name, i, strings.Join(who, ", "))
+				}
+			}
+		}
+	}
+}
+
+// A package of templates calls methods by names that it reads, and so keeps the linker from leaving
+// out any exported method: with all those of generated code the proxy is half as big again, and most
+// of it is resident. gRPC brings one unless its build tag says not to.
+func TestProxyLinksNoTemplates(t *testing.T) {
+	build := regexp.MustCompile(`(?m)^.* build .*-tags (\S+) .*\./cmd/carrick-proxy$`)
+	for _, file := range []string{"Makefile", "tools/dist.sh"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := build.FindSubmatch(b)
+		if m == nil {
+			t.Errorf("%s builds ./cmd/carrick-proxy without -tags", file)
+			continue
+		}
+		for _, p := range list(t, "-tags", string(m[1]), "./cmd/carrick-proxy") {
+			for _, d := range p.Deps {
+				if d == "text/template" || d == "html/template" {
+					t.Errorf("%s: with -tags %s carrick-proxy links %s", file, m[1], d)
 				}
 			}
 		}

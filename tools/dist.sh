@@ -20,7 +20,8 @@ for arch in "${archs[@]}"; do
   name=carrick-$version-linux-$arch
   root=$work/$name
   mkdir -p "$root/bin" "$root/images" "$root/tools/certs" "$root/test" "$work/bin-$arch"
-  GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./cmd/carrick-proxy ./samples/app ./samples/grpc/grpcecho
+  GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./samples/app ./samples/grpc/grpcecho
+  GOARCH=$arch $go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick-proxy
   samples=true; [ $arch = "$($go env GOHOSTARCH)" ] || samples=false # the image of sleep takes curl from this machine
   $go run ./tools/image --version "$version" --bin "$work/bin-$arch" --arch $arch --out "$root/images" --samples=$samples >/dev/null
   cp "$work/bin-$arch/carrick" "$root/bin/"

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -29,6 +30,8 @@ func runProxy(ctx context.Context, e environment, args []string) error {
 		"ip", o.Pod.IPs[0], "control-plane", o.Config.DiscoveryAddress)
 	// The path of a request does not allocate, so a collection is rare and memory what counts.
 	debug.SetGCPercent(50)
+	runtime.MemProfileRate = 0 // its table is more than a megabyte; the admin path /heapprofiler switches it on
+	go giveBack(ctx)
 	return agent.Run(ctx, o)
 }
 

@@ -137,6 +137,7 @@ func (h *handler) endpoints() []endpoint {
 		{"/drain_listeners", "drain listeners", true, h.drain},
 		{"/healthcheck/fail", "cause the server to fail health checks", true, h.failHealth(true)},
 		{"/healthcheck/ok", "cause the server to pass health checks", true, h.failHealth(false)},
+		{"/heapprofiler", "enable/disable the heap profiler (enable=y|n); the profile is at /debug/pprof/heap", true, h.heapProfiler},
 		{"/help", "print out list of admin commands", false, h.help},
 		{"/hot_restart_version", "print the hot restart compatibility version", false, h.hotRestart},
 		{"/init_dump", "dump current init manager information", false, h.initDump},
@@ -252,6 +253,24 @@ func (h *handler) runtime(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprintln(w, `{"layers":[],"entries":{}}`)
 }
+
+// heapProfiler switches the sampling of allocations. What was allocated before is not in the profile.
+func (h *handler) heapProfiler(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Query().Get("enable") {
+	case "y":
+		runtime.MemProfileRate = profileRate
+	case "n":
+		runtime.MemProfileRate = 0
+	default:
+		http.Error(w, "?enable=<y|n>", http.StatusBadRequest)
+		return
+	}
+	text(w)
+	fmt.Fprintln(w, "OK")
+}
+
+// profileRate is after how many bytes of allocation one is sampled, on average: the runtime's default.
+const profileRate = 512 << 10
 
 func (h *handler) memory(w http.ResponseWriter, _ *http.Request) { writeJSON(w, Memory()) }
 

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -311,6 +312,15 @@ func TestActions(t *testing.T) {
 		t.Errorf("level %v", f.level.Level())
 	}
 	f.do("POST", "/logging?level=loud", 400)
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 0
+	if f.do("POST", "/heapprofiler?enable=y", 200); runtime.MemProfileRate != profileRate {
+		t.Errorf("the heap profiler samples at %d", runtime.MemProfileRate)
+	}
+	if f.do("POST", "/heapprofiler?enable=n", 200); runtime.MemProfileRate != 0 {
+		t.Errorf("the heap profiler samples at %d", runtime.MemProfileRate)
+	}
+	f.do("POST", "/heapprofiler", 400)
 }
 
 // A page in a browser must not reach the interface through a name that it makes resolve to loopback.

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// lookEvery is how often the process looks whether it is at rest.
+	lookEvery = 5 * time.Second
+	// quiet is how many bytes it allocates at most in that time while it is: probes and scrapes do.
+	quiet = 256 << 10
+	// worth is after how many bytes of allocation giving back is worth a collection.
+	worth = 1 << 20
+)
+
+// giveBack returns memory to the kernel when the process has come to rest, until ctx ends. The
+// runtime by itself keeps at rest what the last burst of work took: it collects again only when the
+// heap has grown by half, or after minutes.
+func giveBack(ctx context.Context) {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	var r rest
+	for {
+		select {
+		case <-t.C:
+			if r.come(allocated()) {
+				runtime.GC() // what lies in a sync.Pool outlives one collection
+				debug.FreeOSMemory()
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// rest decides when to give memory back.
+type rest struct {
+	last  uint64 // bytes ever allocated, at the last look
+	given uint64 // and when memory was given back
+}
+
+// come takes how many bytes the process has ever allocated and reports whether it should give back
+// now: it works no longer, and has worked since it gave back last.
+func (r *rest) come(allocated uint64) bool {
+	still := allocated-r.last <= quiet
+	r.last = allocated
+	if !still || allocated-r.given < worth {
+		return false
+	}
+	r.given = allocated
+	return true
+}
+
+// allocated returns how many bytes the process has ever allocated on the heap.
+func allocated() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
