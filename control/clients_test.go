@@ -6,15 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	xdscreds "google.golang.org/grpc/credentials/xds"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -58,6 +63,96 @@ func TestProxylessGRPC(t *testing.T) {
 		t.Error(err)
 	}
 	for typ, st := range clientNamed(c, "client-1.sample").Status() {
+		if st.Nack != "" {
+			t.Errorf("gRPC refuses %s: %s", typ, st.Nack)
+		}
+	}
+}
+
+// TestProxylessGRPCServer is grpc-go's xDS server in the mesh: in plaintext as long as the policy allows
+// it, by mutual TLS from when it does not, and not at all on a port that no Service leads to.
+func TestProxylessGRPCServer(t *testing.T) {
+	s := cluster(t, "network1")
+	crds(t, s)
+	pod(t, s, "sample", "hello-1", "10.0.0.2", map[string]string{"app": "hello"})
+	listen := func() (net.Listener, int) {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, l.Addr().(*net.TCPAddr).Port
+	}
+	known, hello := listen()
+	unknown, stray := listen()
+	service(t, s, "sample", "hello", int32(hello), "hello-1", "10.0.0.2")
+	c, port := start(t, s, "cluster1")
+
+	keys, dir := newSecrets(t), t.TempDir()
+	for name, b := range map[string][]byte{"cert-chain.pem": keys.cert, "key.pem": keys.key, "root-cert.pem": keys.cert} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	creds, err := xdscreds.NewServerCredentials(xdscreds.ServerOptions{FallbackCreds: insecure.NewCredentials()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	modes := map[int]connectivity.ServingMode{}
+	g, err := grpcxds.NewGRPCServer(grpc.Creds(creds),
+		grpcxds.BootstrapContentsForTesting(fmt.Appendf(nil, `{"xds_servers":[{"server_uri":"127.0.0.1:%d","channel_creds":[{"type":"insecure"}],"server_features":["xds_v3"]}],
+"server_listener_resource_name_template":"xds.istio.io/grpc/lds/inbound/%%s",
+"certificate_providers":{"default":{"plugin_name":"file_watcher","config":{"certificate_file":"%[2]s/cert-chain.pem","private_key_file":"%[2]s/key.pem","ca_certificate_file":"%[2]s/root-cert.pem"}}},
+"node":{"id":"sidecar~10.0.0.2~hello-1.sample~sample.svc.cluster.local","metadata":{"GENERATOR":"grpc","NAMESPACE":"sample"}}}`, port, dir)),
+		grpcxds.ServingModeCallback(func(addr net.Addr, m grpcxds.ServingModeChangeArgs) {
+			mu.Lock()
+			defer mu.Unlock()
+			modes[addr.(*net.TCPAddr).Port] = m.Mode
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := func(port int) connectivity.ServingMode { mu.Lock(); defer mu.Unlock(); return modes[port] }
+	healthpb.RegisterHealthServer(g, health.NewServer())
+	var served sync.WaitGroup
+	for _, l := range []net.Listener{known, unknown} {
+		served.Go(func() { g.Serve(l) })
+	}
+	t.Cleanup(func() { g.Stop(); served.Wait() })
+	call := func(creds credentials.TransportCredentials) error {
+		conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", hello), grpc.WithTransportCredentials(creds))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+		return err
+	}
+	pair, err := tls.X509KeyPair(keys.cert, keys.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mutual := func(certs ...tls.Certificate) credentials.TransportCredentials {
+		return credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, Certificates: certs})
+	}
+	eventually(t, "a call in plaintext", func() bool { return call(insecure.NewCredentials()) == nil })
+	if call(mutual(pair)) == nil {
+		t.Error("a server of plaintext takes TLS")
+	}
+	apply(t, s, "security.istio.io", "peerauthentications", "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: sample}, spec: {mtls: {mode: STRICT}}}")
+	eventually(t, "a call by mutual TLS", func() bool { return call(mutual(pair)) == nil })
+	if call(mutual()) == nil {
+		t.Error("a client without a certificate is served")
+	}
+	if call(insecure.NewCredentials()) == nil {
+		t.Error("plaintext is served though the policy is STRICT")
+	}
+	if mode(hello) != connectivity.ServingModeServing || mode(stray) == connectivity.ServingModeServing {
+		t.Errorf("port of the Service: %v; of none: %v", mode(hello), mode(stray))
+	}
+	for typ, st := range clientNamed(c, "hello-1.sample").Status() {
 		if st.Nack != "" {
 			t.Errorf("gRPC refuses %s: %s", typ, st.Nack)
 		}
