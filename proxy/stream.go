@@ -110,11 +110,8 @@ type stream struct {
 }
 
 func (w *worker) newStream(d *downstream, c client) *stream {
-	var s *stream
-	if n := len(w.streams); n > 0 {
-		s = w.streams[n-1]
-		w.streams = w.streams[:n-1]
-	} else {
+	s, ok := w.streams.get()
+	if !ok {
 		s = &stream{w: w}
 		s.timeout.Fire = s.onTimeout
 		s.perTry.Fire = s.onPerTry
@@ -145,9 +142,7 @@ func (w *worker) freeStream(s *stream) {
 		w: w, req: old.req, resp: old.resp, trailers: old.trailers, reqTrailers: old.reqTrailers, tried: old.tried[:0],
 		timeout: old.timeout, perTry: old.perTry, idle: old.idle, wait: old.wait, maxTimer: old.maxTimer,
 	}
-	if len(w.streams) < maxFree {
-		w.streams = append(w.streams, s)
-	}
+	w.streams.put(s)
 }
 
 // Header implements config.Request.

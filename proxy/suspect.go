@@ -39,6 +39,8 @@ func (h *host) suspected(why string) {
 		p := &h.pools[i]
 		p.w.loop.Post(p.reroute)
 	}
+	first := c.p.workers[0]
+	first.loop.Post(func() { first.suspects[h] = struct{}{} })
 }
 
 // answers says that h has taken a connection.
@@ -49,9 +51,9 @@ func (h *host) answers() {
 	}
 }
 
-// recheck tries to connect to a suspect host. It is called once a second, by the worker.
+// recheck tries to connect to a suspect host.
 func (h *host) recheck(w *worker) {
-	if !h.suspect.Load() || h.retired.Load() || h.checking {
+	if h.checking {
 		return
 	}
 	h.checking = true
@@ -99,21 +101,11 @@ func (w *worker) listenToGateways() {
 			h.suspected("what was sent is not acknowledged")
 		}
 	}
-	if w.idx != 0 {
-		return // the first worker rechecks for all
-	}
-	for _, c := range w.snapshot().clusters {
-		c.recheck(w)
-	}
-}
-
-// recheck looks after the suspect hosts of the cluster.
-func (c *cluster) recheck(w *worker) {
-	for _, p := range c.set.Load().priorities {
-		for _, l := range p.localities {
-			for _, m := range l.members {
-				m.host.recheck(w)
-			}
+	for h := range w.suspects {
+		if !h.suspect.Load() || h.retired.Load() {
+			delete(w.suspects, h)
+			continue
 		}
+		h.recheck(w)
 	}
 }

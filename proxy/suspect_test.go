@@ -166,6 +166,12 @@ func TestCutOff(t *testing.T) {
 			far.restore()
 			before := far.requests.Load()
 			eventually(t, "the gateway serves again", func() bool { call(); return far.requests.Load() > before+4 })
+			eventually(t, "nothing is rechecked any more", func() bool {
+				n := make(chan int, 1)
+				w := r.workers[0]
+				w.loop.Post(func() { n <- len(w.suspects) })
+				return <-n == 0
+			})
 			if c.used {
 				for range 8 {
 					if b := <-answers; b != "near" && b != "far" {

@@ -34,8 +34,8 @@ type worker struct {
 	second  int64  // that it is of
 
 	dirty    []*conn
-	bufs     [][]byte
-	streams  []*stream
+	bufs     freeList[[]byte]
+	streams  freeList[*stream]
 	pipes    []pipe
 	entry    accesslog.Entry // of the line being logged
 	istioKey stats.Key       // of the request being counted
@@ -47,6 +47,7 @@ type worker struct {
 	h2ups    map[*h2Up]struct{}
 	conns    map[*conn]struct{} // all of them
 	far      map[*conn]struct{} // those to other networks' gateways
+	suspects map[*host]struct{} // of all loops; the first worker rechecks for all
 }
 
 // session is what a downstream connection is used for.
@@ -67,7 +68,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 	w := &worker{
 		p: p, idx: idx, loop: l,
 		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
-		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, logs: map[string]*accesslog.Buffer{},
+		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, suspects: map[*host]struct{}{}, logs: map[string]*accesslog.Buffer{},
 	}
 	l.BatchDone = w.flush
 	return w, nil
@@ -113,6 +114,8 @@ func (w *worker) tick() {
 		u.tick()
 	}
 	w.listenToGateways()
+	w.bufs.trim()
+	w.streams.trim()
 }
 
 // date returns the time in the form of the Date header.
@@ -128,10 +131,7 @@ func (w *worker) random() uint64 { return rand.Uint64() }
 
 // buf returns an empty buffer.
 func (w *worker) buf() []byte {
-	if n := len(w.bufs); n > 0 {
-		b := w.bufs[n-1]
-		w.bufs[n-1] = nil
-		w.bufs = w.bufs[:n-1]
+	if b, ok := w.bufs.get(); ok {
 		return b
 	}
 	return make([]byte, 0, bufSize)
@@ -139,8 +139,8 @@ func (w *worker) buf() []byte {
 
 // recycle takes a buffer back.
 func (w *worker) recycle(b []byte) {
-	if cap(b) >= bufSize && cap(b) <= maxKeep && len(w.bufs) < maxFree {
-		w.bufs = append(w.bufs, b[:0])
+	if cap(b) >= bufSize && cap(b) <= maxKeep {
+		w.bufs.put(b[:0])
 	}
 }
 
@@ -155,4 +155,37 @@ func (w *worker) removeSession(s session) {
 		delete(w.sessions, s)
 		w.p.load[w.idx].Add(-1)
 	}
+}
+
+// freeList keeps what is used again. Its zero value is empty.
+type freeList[T any] struct {
+	items []T
+	least int // how many there were at least since the last trim
+}
+
+func (f *freeList[T]) get() (x T, ok bool) {
+	n := len(f.items) - 1
+	if n < 0 {
+		return x, false
+	}
+	x, f.items[n] = f.items[n], x
+	f.items = f.items[:n]
+	f.least = min(f.least, n)
+	return x, true
+}
+
+// put leaves x to the garbage collector if there is enough already.
+func (f *freeList[T]) put(x T) {
+	if len(f.items) < maxFree {
+		f.items = append(f.items, x)
+	}
+}
+
+// trim lets go of half of what nobody has needed since the last time, so that a burst is forgotten
+// within seconds and steady work loses nothing.
+func (f *freeList[T]) trim() {
+	keep := len(f.items) - (f.least+1)/2
+	clear(f.items[keep:])
+	f.items = f.items[:keep]
+	f.least = keep
 }

@@ -371,25 +371,43 @@ replicas() {
   pass "replicas: the lease went from $holder to $now"
 }
 
-memory() {
-  step 'Memory at rest'
-  local c=0 pid anon rss name bad=0
-  # The processes are the machine's own: found by the pod's name in their environment.
+# sizes PATTERN: the memory of the processes of pods so named: name, anonymous and resident MB, a line each.
+# The processes are the machine's own: found by the pod's name in their environment.
+sizes() {
+  local pid name
   for pid in $(pgrep -x 'carrick|carrick-proxy'); do
     name=$(tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n 's/^POD_NAME=//p')
-    case $name in istiod-* | sleep-*) ;; *) continue ;; esac
+    # shellcheck disable=SC2254 # a pattern
+    case $name in $1) ;; *) continue ;; esac
     grep -q "/carrick-lab\.$id/" "/proc/$pid/cgroup" 2>/dev/null || continue
-    anon=$(awk '/^RssAnon/ {print int($2/1024)}' "/proc/$pid/status") rss=$(awk '/^VmRSS/ {print int($2/1024)}' "/proc/$pid/status")
-    echo "$name: anonymous $anon MB, RSS $rss MB"
-    c=$((c + 1))
-    case $name in
-      istiod-*) [ "$rss" -le 100 ] || bad=1 ;;
-      *) [ "$anon" -le 12 ] && [ "$rss" -le 35 ] || bad=1 ;;
-    esac
+    awk -v n="$name" '/^VmRSS/ {r = $2} /^RssAnon/ {a = $2} END {printf "%s %.1f %.1f\n", n, a/1024, r/1024}' "/proc/$pid/status"
   done
-  [ $c -gt 0 ] || fail 'no process was found'
-  [ $bad -eq 0 ] || fail 'more than 12 and 35 MB for a sidecar, 100 MB for the control plane'
-  pass "memory: $c processes within their bounds"
+}
+
+# within PATTERN ANONYMOUS RSS: those processes, one at least, have no more MB.
+within() { sizes "$1" | awk -v a="$2" -v r="$3" '{print; if ($2 > a || $3 > r) bad = 1} END {exit bad || !NR}'; }
+
+memory() {
+  step 'Memory at rest, without traffic and after it'
+  local sleepers
+  sleepers="$(pod "$C1" sample app=sleep)"
+  echo 'before (name, anonymous MB, RSS MB):' && sizes 'sleep-*'
+  calls 200 "$HELLO" | grep -c ' 200 *$'
+  echo 'while there is traffic:' && sizes "$sleepers"
+  until_true 60 'the sidecar of sleep is within 12 and 35 MB after traffic' within "$sleepers" 12 35
+  sizes "$sleepers"
+  # One that nobody has called or sent anything through.
+  kube "$C1" -n sample rollout restart deploy/sleep >/dev/null
+  ready "$C1" sample deploy/sleep
+  gone() { [ "$(kube "$C1" -n sample get pod -l app=sleep -o name | wc -l)" -eq 1 ]; }
+  until_true 60 'the former pod of sleep has gone' gone
+  sleepers=$(pod "$C1" sample app=sleep)
+  until_true 60 'an idle sidecar is within 12 and 35 MB' within "$sleepers" 12 35
+  echo 'idle:' && sizes "$sleepers"
+  until_true 60 'all of sleep are within 12 and 35 MB' within 'sleep-*' 12 35
+  until_true 60 'the control planes are within 100 MB' within 'istiod-*' 100 100
+  sizes 'istiod-*'
+  pass 'memory: idle and after traffic within their bounds'
 }
 
 roots() {
