@@ -294,15 +294,15 @@ func (c *Cluster) adoptionNotes(ctx context.Context, p *Plan) error {
 			}
 		}
 	}
-	if p.Manifest.Mesh == "" {
-		return nil
+	if err := c.helmNotes(ctx, p); err != nil || p.Manifest.Mesh == "" {
+		return err
 	}
 	ns := p.Manifest.Namespace
 	secrets, err := c.Kube.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("reading what is taken over: %w", err)
 	}
-	var remote, helm []string
+	var remote []string
 	signer := ""
 	for _, s := range secrets.Items {
 		switch {
@@ -310,10 +310,6 @@ func (c *Cluster) adoptionNotes(ctx context.Context, p *Plan) error {
 			signer = s.Name
 		case s.Labels["istio/multiCluster"] == "true":
 			remote = append(remote, s.Name)
-		case s.Type == "helm.sh/release.v1" && (strings.HasPrefix(s.Name, "sh.helm.release.v1.istiod.") || strings.HasPrefix(s.Name, "sh.helm.release.v1.istio-base.")):
-			if n := s.Labels["name"]; n != "" && !slices.Contains(helm, n) {
-				helm = append(helm, n)
-			}
 		}
 	}
 	if signer != "" {
@@ -329,8 +325,78 @@ func (c *Cluster) adoptionNotes(ctx context.Context, p *Plan) error {
 	if n > 0 {
 		p.Notes = append(p.Notes, fmt.Sprintf("%d pods keep Istio's sidecar, which is served from here, until they are restarted", n))
 	}
-	for _, name := range helm {
-		p.Notes = append(p.Notes, fmt.Sprintf("Helm still holds release %s; do not uninstall it, let Helm forget it: kubectl -n %s delete secret -l owner=helm,name=%[1]s", name, ns))
+	return nil
+}
+
+// release is a release of Helm's, by the annotations that Helm gives its objects.
+type release struct{ namespace, name string }
+
+// helmNotes names the releases of Helm's that what is taken over is of. What is taken over loses
+// Helm's marks, but Helm goes by its own record: an upgrade would write its objects again, and an
+// uninstall would remove Carrick's. Afterwards only releases of the names that Istio's documents
+// give them are known.
+func (c *Cluster) helmNotes(ctx context.Context, p *Plan) error {
+	ns := p.Manifest.Namespace
+	objects := map[release]int{{ns, "istiod" + suffix(p.Manifest.Revision)}: 0, {ns, "istio-base"}: 0}
+	for _, r := range slices.Concat(p.Adopted, p.Leftover) {
+		live, err := c.get(ctx, r)
+		if err != nil {
+			return err
+		}
+		if live == nil {
+			continue
+		}
+		if a := live.GetAnnotations(); a[helmOwner[0]] != "" {
+			objects[release{a[helmOwner[1]], a[helmOwner[0]]}]++
+		}
+	}
+	order := func(x, y release) int { return strings.Compare(x.namespace+"/"+x.name, y.namespace+"/"+y.name) }
+	for _, r := range slices.SortedFunc(maps.Keys(objects), order) {
+		selector := "owner=helm,name=" + r.name
+		records, err := c.Kube.CoreV1().Secrets(r.namespace).List(ctx, metav1.ListOptions{LabelSelector: selector, Limit: 1})
+		if err != nil {
+			return fmt.Errorf("looking for Helm's record of release %s/%s: %w", r.namespace, r.name, err)
+		}
+		if len(records.Items) == 0 {
+			continue
+		}
+		owned := ""
+		if n := objects[r]; n > 0 {
+			owned = fmt.Sprintf(" with %d of these objects", n)
+		}
+		p.Notes = append(p.Notes, fmt.Sprintf("Helm keeps a record of release %s%s; an upgrade or uninstall of it would undo this, so let Helm forget it: kubectl -n %s delete secret -l %s", r.name, owned, r.namespace, selector))
+	}
+	return nil
+}
+
+// helmOwner is what Helm marks the objects of a release with, beside the label that Carrick sets, too.
+var helmOwner = []string{"meta.helm.sh/release-name", "meta.helm.sh/release-namespace"}
+
+// disown takes Helm's marks off an object.
+func (c *Cluster) disown(ctx context.Context, r Ref) error {
+	live, err := c.get(ctx, r)
+	if err != nil || live == nil {
+		return err
+	}
+	marks := map[string]any{}
+	for _, k := range helmOwner {
+		if _, ok := live.GetAnnotations()[k]; ok {
+			marks[k] = nil
+		}
+	}
+	if len(marks) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": marks}})
+	if err != nil {
+		return fmt.Errorf("encoding the annotations of %s: %w", r, err)
+	}
+	ri, err := c.resource(r)
+	if err != nil {
+		return err
+	}
+	if _, err := ri.Patch(ctx, r.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: Manager}); err != nil {
+		return fmt.Errorf("taking over %s: %w", r, err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +16,26 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 )
 
 // withIstio puts the objects of testdata/istio.yaml into a cluster, a CA and a peer's secret beside
 // them, an address for the gateway and a pod with a sidecar.
 func withIstio(ctx context.Context, t *testing.T, c *Cluster) {
+	t.Helper()
+	withIstioBy(ctx, t, c, func(ri dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+		j, err := o.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		_, err = ri.Patch(ctx, o.GetName(), types.ApplyPatchType, j, metav1.PatchOptions{FieldManager: "istio-operator"})
+		return err
+	})
+}
+
+// withIstioBy is withIstio by the means of an installer.
+func withIstioBy(ctx context.Context, t *testing.T, c *Cluster, write func(dynamic.ResourceInterface, *unstructured.Unstructured) error) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -38,10 +53,7 @@ func withIstio(ctx context.Context, t *testing.T, c *Cluster) {
 		must(yaml.Unmarshal(doc, &o.Object))
 		ri, err := c.resource(ref(o))
 		must(err)
-		j, err := o.MarshalJSON()
-		must(err)
-		_, err = ri.Patch(ctx, o.GetName(), types.ApplyPatchType, j, metav1.PatchOptions{FieldManager: "istio-operator"})
-		must(err)
+		must(write(ri, o))
 	}
 	for name, labels := range map[string]map[string]string{"cacerts": nil, "istio-remote-secret-cluster2": {"istio/multiCluster": "true"}} {
 		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
@@ -210,5 +222,108 @@ func TestAdoptRefusesForeignSelector(t *testing.T) {
 	}
 	if err := keepSelector(o, live); err == nil || !strings.Contains(err.Error(), "Deployment ns/d selects pods by label app=other") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestAdoptHelm: of an Istio that Helm installed nothing of Helm's is left on what is taken over, and
+// the plan says which records of Helm's are to go, and how: those of the objects' releases, if there
+// are any.
+func TestAdoptHelm(t *testing.T) {
+	c := newCluster(t)
+	ctx := testContext(t)
+	owner := func(o *unstructured.Unstructured) string {
+		switch {
+		case o.GetName() == "istio-ingressgateway":
+			return "gate"
+		case o.GetKind() == "ClusterRole":
+			return "forgotten" // its record is not there
+		}
+		return "mesh"
+	}
+	withIstioBy(ctx, t, c, func(ri dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+		l, a := o.GetLabels(), o.GetAnnotations()
+		if l == nil {
+			l = map[string]string{}
+		}
+		if a == nil {
+			a = map[string]string{}
+		}
+		l["app.kubernetes.io/managed-by"] = "Helm"
+		a["meta.helm.sh/release-name"], a["meta.helm.sh/release-namespace"] = owner(o), "istio-system"
+		o.SetLabels(l)
+		o.SetAnnotations(a)
+		_, err := ri.Create(ctx, o, metav1.CreateOptions{FieldManager: "helm"})
+		return err
+	})
+	for _, name := range []string{"mesh", "gate", "istiod", "other"} {
+		s := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "sh.helm.release.v1." + name + ".v1", Labels: map[string]string{"owner": "helm", "name": name, "status": "deployed", "version": "1"}},
+			Type:       "helm.sh/release.v1",
+		}
+		if _, err := c.Kube.CoreV1().Secrets("istio-system").Create(ctx, s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	adopt := func() *Plan {
+		t.Helper()
+		taken, err := c.TakenOver(ctx, "istio-system", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := resolve(t, "").Over(taken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := cfg.Render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Plan(ctx, m, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := adopt()
+	var about []string
+	for _, n := range p.Notes {
+		if strings.HasPrefix(n, "Helm keeps a record of release ") {
+			name := regexp.MustCompile(`^[a-z]+`).FindString(strings.TrimPrefix(n, "Helm keeps a record of release "))
+			about = append(about, name)
+			if !strings.HasSuffix(n, "kubectl -n istio-system delete secret -l owner=helm,name="+name) || name != "istiod" && !regexp.MustCompile(` with [1-9]\d* of these objects; `).MatchString(n) {
+				t.Errorf("of release %s is said: %s", name, n)
+			}
+		}
+	}
+	if d := cmp.Diff([]string{"gate", "istiod", "mesh"}, about); d != "" {
+		t.Errorf("releases that are named (-want +got):\n%s", d)
+	}
+	taken := slices.Clone(p.Adopted)
+	if err := c.Apply(ctx, p, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
+		t.Fatal(err)
+	}
+	if len(taken) < 5 {
+		t.Fatalf("only %v were taken over", taken)
+	}
+	for _, r := range taken {
+		o, err := c.get(ctx, r)
+		if err != nil || o == nil {
+			t.Fatalf("%s: %v", r, err)
+		}
+		if got := o.GetLabels()["app.kubernetes.io/managed-by"]; got != "carrick" {
+			t.Errorf("%s is managed by %s", r, got)
+		}
+		for k := range o.GetAnnotations() {
+			if strings.HasPrefix(k, "meta.helm.sh/") {
+				t.Errorf("%s keeps annotation %s", r, k)
+			}
+		}
+	}
+	if p := adopt(); len(p.Changed)+len(p.Created)+len(p.Adopted)+len(p.Leftover) > 0 {
+		t.Errorf("again: changed %v, created %v, adopted %v, left over %v", p.Changed, p.Created, p.Adopted, p.Leftover)
+	}
+	records, err := c.Kube.CoreV1().Secrets("istio-system").List(ctx, metav1.ListOptions{LabelSelector: "owner=helm"})
+	if err != nil || len(records.Items) != 4 {
+		t.Errorf("Helm's records are the user's to remove, but %d are left of 4 (%v)", len(records.Items), err)
 	}
 }

@@ -48,9 +48,14 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 			case "CustomResourceDefinition", "Deployment", "DaemonSet", "MutatingWebhookConfiguration":
 				wait = append(wait, o)
 			}
-			if o.GetKind() == "Deployment" && slices.Contains(p.Adopted, ref(o)) {
-				if err := c.inherit(ctx, ref(o)); err != nil {
+			if slices.Contains(p.Adopted, ref(o)) {
+				if err := c.disown(ctx, ref(o)); err != nil {
 					return err
+				}
+				if o.GetKind() == "Deployment" {
+					if err := c.inherit(ctx, ref(o)); err != nil {
+						return err
+					}
 				}
 			}
 			if _, err := c.apply(ctx, o, false); err != nil {
