@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,15 +18,20 @@ import (
 
 // variable parts of what the guide shows, by the name that patterns give them.
 var variable = map[string]string{
-	"{GATEWAY2}": `10\.29\.8\.\d+`,
-	"{POD}":      `10\.\d+\.\d+\.\d+`,
-	"{SERVICE}":  `10\.\d+\.\d+\.\d+`,
-	"{ISTIOD}":   `istiod-[a-z0-9]+-[a-z0-9]+`,
-	"{SUFFIX}":   `[a-z0-9]+-[a-z0-9]+`,
-	"{SERIAL}":   `[0-9a-f]+`,
-	"{TIME}":     `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`,
-	"{SHA256}":   `([0-9A-F]{2}:){31}[0-9A-F]{2}`,
-	"{VERSION}":  `[0-9]+\.[0-9]+\.[0-9]+\S*`,
+	"{GATEWAY2}":   `10\.29\.8\.\d+`,
+	"{POD}":        `10\.\d+\.\d+\.\d+`,
+	"{SERVICE}":    `10\.\d+\.\d+\.\d+`,
+	"{ISTIOD}":     `istiod-[a-z0-9]+-[a-z0-9]+`,
+	"{SUFFIX}":     `[a-z0-9]+-[a-z0-9]+`,
+	"{SERIAL}":     `[0-9a-f]+`,
+	"{TIME}":       `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`,
+	"{SHA256}":     `([0-9A-F]{2}:){31}[0-9A-F]{2}`,
+	"{VERSION}":    `[0-9]+\.[0-9]+\.[0-9]+\S*`,
+	"{SERIES}":     `[0-9]+\.[0-9]+`,
+	"{RANGE}":      fmt.Sprintf(`1\.%d to 1\.%d`, oldestMinor, newestMinor),
+	"{CONTEXT}":    `\S+`,
+	"{SERVER}":     `https://\S+`,
+	"{KUBERNETES}": fmt.Sprintf(`v1\.%d\.\d+`, newestMinor),
 }
 
 // TestGuide: what the verbs print of a mesh made by the guide (captured in the lab) is what the
@@ -121,6 +127,63 @@ func TestGuideCA(t *testing.T) {
 		}
 		match(t, name, string(pattern), out.String())
 	}
+}
+
+// TestGuidePrecheck: what x precheck prints is what the guide shows, and the READMEs' table of
+// versions is the one that it prints. The newest Kubernetes is that of the lab.
+func TestGuidePrecheck(t *testing.T) {
+	pattern, err := os.ReadFile(filepath.Join("testdata", "guide", "precheck.pattern"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := os.ReadFile("../VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := fmt.Sprintf("| %s | 1.%d to 1.%d |", series(strings.TrimSpace(string(version))), oldestMinor, newestMinor)
+	for _, file := range []string{"../README.md", "../README.zh-CN.md"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		match(t, file, string(pattern), shown(t, file, string(b), "carrick x precheck"))
+		if !strings.Contains(strings.ReplaceAll(string(b), " 至 ", " to "), "\n| Carrick | Kubernetes |\n|---|---|\n"+row+"\n") {
+			t.Errorf("%s: the table of versions lacks the row %s", file, row)
+		}
+	}
+	b, err := os.ReadFile("../lab/build/build.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("\nconst Kubernetes = \"v1.%d.", newestMinor); !strings.Contains(string(b), want) {
+		t.Errorf("lab/build/build.go lacks %q: the newest Kubernetes that is supported is the one that the lab tests", want)
+	}
+	_, kubeconfig := server(t)
+	out, stderr, code := carrick(t, kubeconfig, "x", "precheck")
+	if code != 0 {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	match(t, "x precheck", string(pattern), out)
+}
+
+// shown returns what a document shows of a command's output: the lines of the indented block that
+// follow the first command that begins so, up to the next command.
+func shown(t *testing.T, file, doc, command string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(doc, "\n    $ "+command)
+	if !found {
+		t.Fatalf("%s does not show %s", file, command)
+	}
+	_, rest, _ = strings.Cut(rest, "\n")
+	var out []string
+	for line := range strings.Lines(rest) {
+		text, block := strings.CutPrefix(line, "    ")
+		if strings.HasPrefix(text, "$ ") || !block && strings.TrimSpace(line) != "" {
+			break
+		}
+		out = append(out, strings.TrimRight(text, "\n"))
+	}
+	return strings.Join(out, "\n")
 }
 
 // match compares a text with a pattern, line by line.

@@ -18,7 +18,7 @@ import (
 )
 
 // The minor versions of Kubernetes 1 that this build supports: the oldest whose APIs suffice, and
-// the newest that it was tested with.
+// the newest that it was tested with, the lab's. The table in the READMEs says the same.
 const (
 	oldestMinor = 22
 	newestMinor = 37
@@ -32,7 +32,9 @@ func (a *app) precheck() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "Carrick %s supports Kubernetes 1.%d to 1.%d.\n", a.version, oldestMinor, newestMinor)
+			if err := table(out, "CARRICK\tKUBERNETES", [][]string{{series(a.version), fmt.Sprintf("1.%d to 1.%d", oldestMinor, newestMinor)}}); err != nil {
+				return err
+			}
 			names := []string{""}
 			if all {
 				var err error
@@ -62,6 +64,15 @@ func (a *app) precheck() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&all, "all-contexts", false, "check every cluster of the kubeconfig")
 	return cmd
+}
+
+// series is MAJOR.MINOR of a release, whose patches support what it does; of a build of other kind its
+// whole name.
+func series(version string) string {
+	if v, ok := parseVersion(version); ok {
+		return fmt.Sprintf("%d.%d", v[0], v[1])
+	}
+	return version
 }
 
 // checkCluster prints a verdict on each point and returns how many stand in the way.
