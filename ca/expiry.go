@@ -50,7 +50,7 @@ func Notices(secret string, chain []*x509.Certificate, now time.Time) (all []Not
 		case secret == SelfSignedSecret:
 			n.Fix = "make it anew: carrick ca renew"
 		case kind == "root CA":
-			n.Fix = "make a new root and intermediates under it, and change over: carrick ca root, carrick ca intermediate CLUSTER, carrick ca install CLUSTER --replace"
+			n.Fix = "make a new root, have every cluster trust it beside the old one, then sign under it (docs/upgrade.md): carrick ca root, carrick ca intermediate CLUSTER, carrick ca install CLUSTER --replace"
 		default:
 			n.Fix = "make it anew from the root's key: carrick ca renew --root-key PATH"
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,40 @@ func TestChainOf(t *testing.T) {
 	}
 	if v := viewCA("a", "cacerts", []*x509.Certificate{parseOne(t, im.CertPEM), parseOne(t, root.CertPEM)}, time.Now()); v.Chain[0].SHA256 != ca.Fingerprint(parseOne(t, im.CertPEM)) || v.root() != ca.Fingerprint(parseOne(t, root.CertPEM)) {
 		t.Errorf("the view is %+v", v)
+	}
+}
+
+// TestWarnCA: what installs something ends by saying which CA ends soon, and how it is renewed.
+func TestWarnCA(t *testing.T) {
+	s, kubeconfig := server(t)
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}}
+	if _, err := s.Client.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	run := func(args ...string) string {
+		t.Helper()
+		stdout, stderr, code := carrick(t, kubeconfig, args...)
+		if code != 0 {
+			t.Fatalf("carrick %v: exit code %d, %s%s", args, code, stdout, stderr)
+		}
+		return stdout
+	}
+	installation := []string{"install", "-y", "--set=profile=empty"}
+	if out := run(installation...); strings.Contains(out, "! ") {
+		t.Errorf("without a CA: %s", out)
+	}
+	run("ca", "root", "--key=p256", "--days=2", "--dir="+dir)
+	run("ca", "intermediate", "c1", "--key=p256", "--days=1", "--dir="+dir)
+	run("ca", "install", "c1", "--dir="+dir)
+	intermediate := `(?m)^! a: intermediate CA of Secret cacerts .* ends in 23 hours, .*: carrick ca renew --root-key PATH --context=a\n`
+	root := `! a: root CA of Secret cacerts .* ends in 47 hours, .*: carrick ca root, .* carrick ca install CLUSTER --replace --context=a\n\z`
+	for _, args := range [][]string{installation, {"upgrade", "-y"}, {"upgrade", "-y", "--context=a"}} {
+		if out := run(args...); !regexp.MustCompile(intermediate + root).MatchString(out) {
+			t.Errorf("carrick %v does not end with the CA's end:\n%s", args, out)
+		}
+	}
+	if out := run(append(installation, "--dry-run")...); strings.Contains(out, "! ") {
+		t.Errorf("a dry run: %s", out)
 	}
 }

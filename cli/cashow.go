@@ -114,7 +114,7 @@ func viewCA(context, secret string, chain []*x509.Certificate, now time.Time) ca
 		v.Chain = append(v.Chain, caCert{c.Subject.String(), c.Issuer.String(), c.SerialNumber.Text(16), c.NotBefore.UTC(), c.NotAfter.UTC(), ca.Fingerprint(c)})
 	}
 	for _, n := range ca.Notices(secret, chain, now) {
-		v.Notices = append(v.Notices, n.String())
+		v.Notices = append(v.Notices, notice(context, n))
 	}
 	return v
 }

@@ -119,7 +119,11 @@ func runInstall(cmd *cobra.Command, c *cluster, cfg *install.Config, o installOp
 		what = "nothing"
 	}
 	intro := fmt.Sprintf("This will install Carrick %s profile %q (components: %s) into %s", m.Version, cfg.Profile, what, c)
-	return carryOut(cmd, c, m, intro, o)
+	if err := carryOut(cmd, c, m, intro, o); err != nil || o.dryRun {
+		return err
+	}
+	warnCA(cmd.Context(), cmd.OutOrStdout(), c, cfg.Namespace)
+	return nil
 }
 
 // carryOut plans, shows, asks and applies.

@@ -214,6 +214,7 @@ func (a *app) applyMesh(cmd *cobra.Command, f *meshFile, yes, dryRun bool, timeo
 	open := printSteps(out, f, m.clusters, steps)
 	if open == 0 {
 		fmt.Fprintf(out, "✔ Mesh %s is as the file says. Next: carrick mesh check %s\n", f.MeshID, contextFlags(f))
+		m.warnCAs(ctx)
 		return nil
 	}
 	if dryRun {
@@ -237,7 +238,14 @@ func (a *app) applyMesh(cmd *cobra.Command, f *meshFile, yes, dryRun bool, timeo
 		fmt.Fprintf(out, "✔ %s: %s\n", s.cluster, s.what)
 	}
 	fmt.Fprintf(out, "✔ Mesh %s is there. Next: carrick mesh check %s\n", f.MeshID, contextFlags(f))
+	m.warnCAs(ctx)
 	return nil
+}
+
+func (m *meshMaker) warnCAs(ctx context.Context) {
+	for _, c := range m.file.Clusters {
+		warnCA(ctx, m.cmd.OutOrStdout(), m.clusters[c.Name], m.namespace())
+	}
 }
 
 func contextFlags(f *meshFile) string {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/carrick-mesh/carrick/ca"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -17,10 +16,8 @@ import (
 // not take what they are sent, other versions, an injector that nobody may call, a clock that is off.
 func (a *app) health(ctx context.Context, m *member) (bad findings) {
 	ns := a.target.istioNamespace
-	if name, chain, err := clusterCA(ctx, m.cluster, ns); err == nil {
-		for _, n := range ca.Notices(name, chain, time.Now()) {
-			bad.add("%s: %s", m.context, n)
-		}
+	for _, n := range caNotices(ctx, m.cluster, ns) {
+		bad.add("%s: %s", m.context, n)
 	}
 	names, answers, err := m.debug(ctx, ns, "/debug/syncz")
 	if err != nil {

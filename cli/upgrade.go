@@ -111,7 +111,11 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 	if o.dryRun {
 		return nil
 	}
-	return reportSidecars(cmd, c)
+	if err := reportSidecars(cmd, c); err != nil {
+		return err
+	}
+	warnCA(cmd.Context(), cmd.OutOrStdout(), c, a.target.istioNamespace)
+	return nil
 }
 
 // pinned lists the programs of a manifest whose image a file ties to another version.

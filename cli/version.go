@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -67,16 +68,26 @@ func (a *app) withoutCluster() bool {
 	return err != nil
 }
 
-// caNotices says what of a cluster's CA ends soon, if the user may read it.
+// caNotices says what of a cluster's CA ends soon, and which command renews it, if the user may read it.
 func caNotices(ctx context.Context, c *cluster, namespace string) (all []string) {
 	secret, chain, err := clusterCA(ctx, c, namespace)
 	if err != nil {
 		return nil
 	}
 	for _, n := range ca.Notices(secret, chain, time.Now()) {
-		all = append(all, n.String())
+		all = append(all, notice(c.context, n))
 	}
 	return all
+}
+
+// notice is a notice of a cluster's CA, whose last command names the cluster.
+func notice(context string, n ca.Notice) string { return n.String() + " --context=" + context }
+
+// warnCA ends a command that has installed something: with what of the cluster's CA ends soon.
+func warnCA(ctx context.Context, out io.Writer, c *cluster, namespace string) {
+	for _, n := range caNotices(ctx, c, namespace) {
+		fmt.Fprintf(out, "! %s: %s\n", c.context, n)
+	}
 }
 
 func (v *versions) ask(ctx context.Context, c *cluster, namespace string) error {
