@@ -19,7 +19,7 @@ mkdir -p dist
 for arch in "${archs[@]}"; do
   name=carrick-$version-linux-$arch
   root=$work/$name
-  mkdir -p "$root/bin" "$root/images" "$root/tools/certs" "$root/test" "$work/bin-$arch"
+  mkdir -p "$root/bin" "$root/images" "$root/tools/certs" "$root/test" "$root/docs" "$work/bin-$arch"
   GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick ./samples/app ./samples/grpc/grpcecho
   GOARCH=$arch $go build -trimpath -buildvcs=false -tags grpcnotrace -ldflags "-s -w -X main.version=$version" -o "$work/bin-$arch/" ./cmd/carrick-proxy
   samples=true; [ $arch = "$($go env GOHOSTARCH)" ] || samples=false # the image of sleep takes curl from this machine
@@ -31,6 +31,7 @@ for arch in "${archs[@]}"; do
   cp tools/certs/Makefile.selfsigned.mk "$root/tools/certs/"
   cp test/walkthrough.sh test/lib.sh "$root/test/"
   cp LICENSE README.md README.zh-CN.md CHANGELOG.md "$root/"
+  cp docs/upgrade.md "$root/docs/"
   $go run ./tools/sbom "$work/bin-$arch/carrick" carrick "$version" >"dist/$name.spdx.json"
   $go run ./tools/sbom "$work/bin-$arch/carrick-proxy" carrick-proxy "$version" >"dist/carrick-proxy-$version-linux-$arch.spdx.json"
   LC_ALL=C tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w -C "$work" -cf - "$name" | gzip -n -6 >"dist/$name.tar.gz"
