@@ -2,8 +2,8 @@
 # make test-all: the guide on each kind of cluster that differs from the lab's usual one, and the time
 # in which an address moves when its node dies. Writes docs/tested.md. Labs are up one after another.
 #
-#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist adopt istioctl
-#                          scenarios scenarios-envoy verbs (all of them)
+#   test/all.sh [RUN…]     overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist
+#                          scenarios scenarios-envoy verbs mesh helm grpc adopt istioctl (all of them)
 #
 # Runs that are not asked for keep the line of their last time.
 #
@@ -12,7 +12,7 @@ set -uo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top" || exit 1
 . test/lib.sh
-all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs adopt istioctl)
+all=(overlay metallb carrick-lb kubernetes-1.34 iptables distinct upgrade registry dist scenarios scenarios-envoy verbs mesh helm grpc adopt istioctl)
 runs=("$@")
 [ $# -gt 0 ] || runs=("${all[@]}")
 logs=$top/dist/all
@@ -206,10 +206,24 @@ one() {
     verbs)
       start
       lab image load dist/images/carrick-envoy.tar || fail 'the image with Envoy'
-      export CERTS=$logs/verbs-certs INSTALL_ARGS2='--set values.global.proxy.engine=envoy --set values.global.proxy.image=carrick-envoy'
-      rm -rf "$CERTS"
+      export WORK=$logs/verbs CA=carrick INSTALL_ARGS2='--set values.global.proxy.engine=envoy --set values.global.proxy.image=carrick-envoy'
+      rm -rf "$WORK" && mkdir "$WORK"
       guide
-      test/verbs.sh "$id" || fail 'the helping verbs'
+      CERTS=$WORK/certs test/verbs.sh "$id" | tee "$logs/verbs.out"
+      [ "${PIPESTATUS[0]}" -eq 0 ] || fail 'the helping verbs'
+      result "$(sed -n 's/^renewals, //p' "$logs/verbs.out" | paste -sd';' | sed 's/;/; /g')"
+      ;;
+    mesh)
+      start --clusters 3
+      test/mesh.sh | tee "$logs/mesh.out"
+      [ "${PIPESTATUS[0]}" -eq 0 ] || fail 'mesh apply'
+      result "$(grep -a '^60 requests from' "$logs/mesh.out" | sed 's/:.*, failed/: failed/' | paste -sd';' | sed 's/;/; /g'); a repeat changes nothing"
+      ;;
+    helm)
+      (cd tools/helm && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$logs/helm" helm.sh/helm/v3/cmd/helm) || fail 'building Helm'
+      start --clusters 1
+      HELM=$logs/helm test/helm.sh cluster1 || fail 'Helm'
+      result "helm $(cd tools/helm && go list -m -f '{{.Version}}' helm.sh/helm/v3): install, upgrade, rollback, uninstall"
       ;;
     grpc)
       start
@@ -250,6 +264,8 @@ describe() {
     dist) echo 'none: the release archives' ;;
     scenarios) echo 'scenarios (`test/scenarios.sh`), 1 node a cluster' ;;
     verbs) echo 'helping verbs (`test/verbs.sh`), Envoy in every role of cluster2' ;;
+    mesh) echo 'three clusters, made by `mesh apply` (`test/mesh.sh`); no guide' ;;
+    helm) echo 'one cluster, the charts with genuine Helm (`test/helm.sh`); no guide' ;;
     grpc) echo 'gRPC and HTTP/2 (`test/grpc.sh`), clients with the proxy, with Envoy and without either' ;;
     scenarios-envoy) echo 'scenarios, 3 nodes a cluster, Envoy in every role of cluster2' ;;
   esac
