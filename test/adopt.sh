@@ -98,7 +98,7 @@ expect 'install' "$out" 'Istio: Deployment istio-system/istiod, image docker.io/
 
 # Load: from a sleep pod of each cluster to helloworld, and from the LAN through the ingress gateway.
 load() { # CONTEXT FILE
-  kube "$1" -n sample exec deploy/sleep -c sleep -- sh -c 'while [ ! -e /tmp/stop ]; do curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total}\n" helloworld.sample:5000/hello; done' >"$2"
+  kube "$1" -n sample exec deploy/sleep -c sleep -- sh -c 'while [ ! -e /tmp/stop ]; do curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}\n" helloworld.sample:5000/hello; done' >"$2"
 }
 kube "$C1" apply -n sample -f - <<'EOF' || fail 'the gateway of helloworld'
 apiVersion: networking.istio.io/v1
@@ -121,7 +121,7 @@ through() { [ "$($CURL1 -s -o /dev/null --max-time 5 -w '%{http_code}' "http://$
 until_true 60 "http://$ingress/hello answers" through
 : >"$work/ingress"
 load "$C1" "$work/from-$C1" & load "$C2" "$work/from-$C2" &
-(while [ ! -e "$work/stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total}\n' "http://$ingress/hello" >>"$work/ingress"; done) &
+(while [ ! -e "$work/stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total} %{errormsg}\n' "http://$ingress/hello" >>"$work/ingress"; done) &
 until_true 30 'load' test -s "$work/ingress"
 old=$(kube "$C1" -n sample get pod -o jsonpath='{.items[*].metadata.name}')
 

@@ -31,7 +31,7 @@ loaded() {
   address=$(kubectl --context=cluster1 -n istio-system get service istio-ingressgateway -o jsonpath='{.status.loadBalancer.ingress[0].ip}')
   rm -f "$out.stop"
   : >"$out"
-  (while [ ! -e "$out.stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total}\n' "http://$address/productpage" >>"$out"; done) &
+  (while [ ! -e "$out.stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total} %{errormsg}\n' "http://$address/productpage" >>"$out"; done) &
   (STEPS=$1 guide) || { touch "$out.stop"; exit 1; }
   touch "$out.stop"
   wait

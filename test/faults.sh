@@ -27,7 +27,7 @@ load() {
   kube "$4" exec -n sample -c sleep "$(pod "$4" sample app=sleep)" -- sh -c '
     end=$(($(date +%s) + '"$1"'))
     worker() { while t=$(date +%s); [ $t -lt $end ]; do
-      r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total}" '"$3"'); echo $t $r; done; }
+      r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}" '"$3"'); echo $t $r; done; }
     worker & worker; wait' >"$work/$2" 2>"$work/$2.err" &
 }
 

@@ -11,12 +11,12 @@ from() {
 }
 
 # load NAME PLACE URL: two workers call a URL from there, one request after another, until
-# unload (three minutes at most). A line a request in $work/NAME: start, status, seconds.
+# unload (three minutes at most). A line a request in $work/NAME: start, status, seconds, and what curl says if it failed.
 load() {
   from "$2" sh -c '
     rm -f "/tmp/stop-$1"; end=$(($(date +%s) + 180))
     worker() { while t=$(date +%s); [ $t -lt $end ] && [ ! -e "/tmp/stop-$1" ]; do
-      r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total}" "$2"); echo $t $r; done; }
+      r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}" "$2"); echo $t $r; done; }
     worker "$1" "$2" & worker "$1" "$2"; wait' sh "$1" "$3" >"$work/$1" 2>/dev/null &
   LOADS[$1]=$!
   until_true 20 "the load $1 has begun" test -s "$work/$1"
