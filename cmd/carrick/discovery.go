@@ -80,7 +80,7 @@ func discoveryCommand() *cobra.Command {
 	f.StringVar(&o.domain, "domain", "cluster.local", "DNS domain of Services")
 	f.StringVar(&o.pod, "pod", env("POD_NAME", hostname()), "name of the own Pod")
 	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log, LEVEL or SCOPE:LEVEL,…: debug, info, warn, error or none")
-	f.StringVar(&o.ctrlzAddr, "ctrlz_address", "localhost", "address of ControlZ, by which istioctl admin log changes the log's levels")
+	f.StringVar(&o.ctrlzAddr, "ctrlz_address", "127.0.0.1", "address of ControlZ, by which istioctl admin log changes the log's levels")
 	f.IntVar(&o.ctrlzPort, "ctrlz_port", 9876, "port of ControlZ; 0 is none")
 	for _, name := range []string{"keepaliveMaxServerConnectionAge", "keepaliveInterval", "keepaliveTimeout", "tls-cipher-suites", "log_as_json", "log_target"} {
 		f.String(name, "", "accepted for pilot-discovery's sake")
@@ -277,7 +277,14 @@ func (d *discovery) run(ctx context.Context) error {
 	serveHTTP(ctx, g, monitoring, d.options.monitoringAddr, nil)
 	serveHTTP(ctx, g, webhooks, d.options.httpsAddr, serving)
 	if d.options.ctrlzPort != 0 {
-		serveHTTP(ctx, g, d.scopes.controlZ(), net.JoinHostPort(d.options.ctrlzAddr, strconv.Itoa(d.options.ctrlzPort)), nil)
+		g.Go(func() error {
+			l, err := net.Listen("tcp", net.JoinHostPort(d.options.ctrlzAddr, strconv.Itoa(d.options.ctrlzPort)))
+			if err != nil {
+				d.log.Error("ControlZ is not served, so the log's levels stay; give another --ctrlz_port", "error", err)
+				return nil // all else is served
+			}
+			return serveOn(ctx, d.scopes.controlZ(), l, nil)
+		})
 	}
 	err := g.Wait()
 	d.log.Info("the control plane has ended")
@@ -308,30 +315,37 @@ func serveGRPC(ctx context.Context, g *errgroup.Group, s *grpc.Server, addr stri
 }
 
 func serveHTTP(ctx context.Context, g *errgroup.Group, h http.Handler, addr string, config *tls.Config) {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, TLSConfig: config,
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)} // probes that hang up, and the like
 	g.Go(func() error {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
 		}
-		if config != nil {
-			err = s.ServeTLS(l, "", "")
-		} else {
-			err = s.Serve(l)
-		}
-		if !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serving on %s: %w", addr, err)
-		}
-		return nil
+		return serveOn(ctx, h, l, config)
 	})
-	g.Go(func() error {
-		<-ctx.Done()
+}
+
+// serveOn serves until ctx ends, and open requests with it.
+func serveOn(ctx context.Context, h http.Handler, l net.Listener, config *tls.Config) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, TLSConfig: config,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)} // probes that hang up, and the like
+	ended := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(ended)
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopping)
 		defer cancel()
 		s.Shutdown(end)
-		return nil
 	})
+	var err error
+	if config != nil {
+		err = s.ServeTLS(l, "", "")
+	} else {
+		err = s.Serve(l)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+	}
+	<-ended
+	return nil
 }
 
 func (d *discovery) ready(w http.ResponseWriter, _ *http.Request) {
