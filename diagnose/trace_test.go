@@ -7,14 +7,17 @@ import (
 	"time"
 )
 
-// TestGuideLines: log lines captured in the lab are those that the guide shows, and are understood.
+// TestGuideLines: log lines captured in the lab are those that the guide shows, and are understood: of a
+// request that the other cluster answers, at both ends and at the gateway between, and of one that is
+// answered here. What one end says of a connection, the other says, too.
 func TestGuideLines(t *testing.T) {
 	variable := map[string]string{
 		"{TIME}": `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`, "{MS}": `\d+`, "{AGENT}": `curl/[0-9.]+`, "{ID}": `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`,
 		"{GATEWAY2}": `10\.29\.8\.\d+`, "{IP}": `10\.\d+\.\d+\.\d+`, "{PORT}": `\d+`,
+		"{BYTES}": `[1-9]\d*`,
 	}
 	lines := map[string]*Line{}
-	for name, side := range map[string]Side{"source-remote": Source, "destination-remote": Destination, "source-local": Source} {
+	for name, side := range map[string]Side{"source-remote": Source, "destination-remote": Destination, "gateway-remote": Passthrough, "source-local": Source, "destination-local": Destination} {
 		pattern, line := strings.TrimSpace(string(read(t, "guide/"+name+".pattern"))), strings.TrimSpace(string(read(t, "guide/"+name+".log")))
 		for k, v := range variable {
 			pattern = strings.ReplaceAll(pattern, k, v)
@@ -33,6 +36,22 @@ func TestGuideLines(t *testing.T) {
 	}
 	if !SameRequest(lines["source-remote"].RequestID, lines["destination-remote"].RequestID) || SameRequest(lines["source-remote"].RequestID, lines["source-local"].RequestID) {
 		t.Error("the request ids do not tell which lines belong together")
+	}
+	if !SameRequest(lines["source-local"].RequestID, lines["destination-local"].RequestID) {
+		t.Error("the ends of the local request have different request ids")
+	}
+	here, there, gateway := lines["destination-local"], lines["destination-remote"], lines["gateway-remote"]
+	for what, same := range map[string][2]string{
+		"the pod that answered here":       {lines["source-local"].UpstreamHost, here.DownstreamLocal},
+		"the caller, here":                 {lines["source-local"].UpstreamLocal, here.DownstreamRemote},
+		"the pod that the gateway chose":   {gateway.UpstreamHost, there.DownstreamLocal},
+		"the gateway, to that pod":         {gateway.UpstreamLocal, there.DownstreamRemote},
+		"the name that the gateway saw":    {gateway.ServerName, there.ServerName},
+		"the name that the gateway routed": {gateway.UpstreamCluster, there.ServerName},
+	} {
+		if same[0] != same[1] || same[0] == "" || same[0] == "-" {
+			t.Errorf("%s is %s at one end, %s at the other", what, same[0], same[1])
+		}
 	}
 	atLeast, atMost, ok := Skew(lines["source-remote"], lines["destination-remote"])
 	if !ok || atLeast > 0 || atMost < 0 {
