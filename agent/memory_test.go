@@ -177,6 +177,7 @@ func TestMemory(t *testing.T) {
 		t.Logf("%s: anonymous %d kB, resident %d kB", when, m["RssAnon"], m["VmRSS"])
 	}
 	small("ready")
+	other, _ := p.client(root)
 	for range 400 {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/hello", front))
@@ -187,7 +188,6 @@ func TestMemory(t *testing.T) {
 			t.Fatalf("%s: %q, %v", resp.Status, b, err)
 		}
 		resp.Body.Close()
-		other, _ := p.client(root)
 		if err := p.hello(other); err != nil {
 			t.Fatal(err)
 		}
