@@ -446,6 +446,14 @@ behind_gateway() { # N: both pods of the other cluster answer, through one endpo
   has "$out" 'v2 [0-9]+ \(2 pods\), failed 0'
 }
 
+# passed: what the other cluster's gateway has logged of a connection that it passed on: the pod that it
+# chose, by which name, and the peer. A connection is logged at its end, as when a pod goes.
+passed() {
+  local name='outbound_\.5000_\._\.helloworld\.sample\.svc\.cluster\.local' a='[0-9.]+:[0-9]+'
+  kube "$C2" -n istio-system logs -l istio=eastwestgateway --tail=500 |
+    grep -E "^\[[^]]+\] \"- - -\" 0 .* \"[0-9.]+:5000\" $name $a [0-9.]+:15443 $a $name -\$" | tail -1 | grep .
+}
+
 if wanted 20; then
   step '20. More pods'
   typed "kubectl --context=$C2 -n sample scale deploy helloworld-v2 --replicas=2"
@@ -458,6 +466,8 @@ if wanted 20; then
   until_true 60 'one more local endpoint' endpoint_count "$C1" 3
   typed "kubectl --context=$C1 -n sample scale deploy helloworld-v1 --replicas=1"
   typed "kubectl --context=$C2 -n sample scale deploy helloworld-v2 --replicas=1"
+  until_true 60 'a line of the other gateway, of a connection to the pod that went' passed
+  check 'the line of the gateway' passed
 fi
 
 if wanted 21; then
