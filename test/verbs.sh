@@ -4,7 +4,8 @@
 #
 #   KUBECONFIG=… CERTS=DIR test/verbs.sh RUN_ID
 #
-# CERTS holds root-key.pem and root-cert.pem of the mesh. VERBS picks some of those below.
+# CERTS holds root-key.pem and root-cert.pem of the mesh, and cluster1/ and cluster2/; renew replaces what
+# is there, as it does the mesh's root. VERBS picks some of those below.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
@@ -160,32 +161,105 @@ breaks() {
   heals 'the remote secret'
 }
 
+# load CONTEXT: calls the pods of the other cluster, until told to stop; a line per request. No pod of its
+# own cluster can stand in for one that is not reached.
+load() {
+  local c v=v1
+  [ "$1" = $C2 ] || v=v2
+  for c in $C1 $C2; do
+    kube "$c" apply -n sample -f - >/dev/null <<Y || fail "Service remote-$v"
+apiVersion: v1
+kind: Service
+metadata: {name: remote-$v}
+spec: {selector: {app: helloworld, version: $v}, ports: [{name: http, port: 5000}]}
+Y
+  done
+  answers() { [ "$(kube "$1" exec -n sample deploy/sleep -c sleep -- curl -s -o /dev/null --max-time 5 -w '%{http_code}' remote-$v.sample:5000/hello)" = 200 ]; }
+  until_true 30 "remote-$v answers $1" answers "$1"
+  kube "$1" exec -n sample deploy/sleep -c sleep -- sh -c 'rm -f /tmp/stop; end=$(($(date +%s) + 900))
+    while [ ! -e /tmp/stop ] && [ $(date +%s) -lt $end ]; do curl -s -o /dev/null --max-time 15 -w "%{http_code}\n" remote-'$v'.sample:5000/hello; done' >"$work/load-$1" 2>/dev/null
+}
+# more: 400 more requests from each cluster than there are now: connections that others made have gone.
+more() {
+  local c
+  for c in $C1 $C2; do
+    at=$(($(wc -l <"$work/load-$c") + 400))
+    reached() { [ "$(wc -l <"$work/load-$c")" -ge $at ]; }
+    until_true 60 "more requests from $c" reached
+  done
+}
+leaf() { carrick proxy-config secret deploy/"${2:-sleep}.${3:-sample}" --context="$1" | awk '$1 == "default" {print $6}'; }
+leaves() { local c; for c in $C1 $C2; do echo "$(leaf $c) $(leaf $c istio-ingressgateway istio-system)"; done; }
+# renewed: every leaf is another than the last time, and there.
+renewed() {
+  local now
+  now=$(leaves) || return 1
+  [ "$(wc -w <<<"$now")" -eq "$(wc -w <<<"$had")" ] && [ "$(tr ' ' '\n' <<<"$now" | sort | comm -12 - <(tr ' ' '\n' <<<"$had" | sort) | grep -c .)" -eq 0 ]
+}
+# trusts CONTEXT FILE: the proxies there have this root among theirs.
+trusts() {
+  local p root
+  root=$(sed '/-----/d' "$2" | tr -d '\n')
+  for p in deploy/sleep.sample deploy/istio-ingressgateway.istio-system; do
+    carrick proxy-config secret $p --context="$1" -o json | jq -r '[.. | .trustedCa? // empty | .inlineBytes] | first' | base64 -d | tr -d '\n' | grep -qF -- "$root" || return 1
+  done
+}
+
 renew() {
-  step 'ca renew, while requests go on'
+  step 'ca renew, and a change of the root, while requests of both clusters go on'
   [ -r "${CERTS:-}/root-key.pem" ] || fail 'CERTS names no directory with root-key.pem'
-  local load n lost
-  kube $C1 exec -n sample deploy/sleep -c sleep -- sh -c 'while :; do curl -s -o /dev/null --max-time 15 -w "%{http_code}\n" helloworld.sample:5000/hello; done' >"$work/load" 2>/dev/null &
-  load=$!
-  until_true 15 'the load has begun' test -s "$work/load"
-  local serial new
-  signer() { carrick ca show --context=$C1 -o json | grep -m1 '"serial"'; }
-  leaf() { carrick proxy-config secret deploy/sleep.sample --context=$C1 | awk '$1 == "default" {print $5, $6}'; }
-  serial=$(leaf)
+  local c n lost bad=0 loads=''
+  for c in $C1 $C2; do load $c & loads="$loads $!"; done
+  for c in $C1 $C2; do until_true 60 "the load of $c has begun" test -s "$work/load-$c"; done
+  had=$(leaves)
   run carrick ca renew cluster1 --dir "$CERTS" --context=$C1 --days 20
   finds 'an intermediate for 20 days' '✘ cluster1: intermediate CA of Secret cacerts .* ends in 19 days'
   warned() { kube $C1 -n istio-system get event --field-selector=involvedObject.name=cacerts -o jsonpath='{.items[*].message}' | grep -q 'ends in 19 days'; }
   until_true 30 'an event on Secret cacerts' warned
-  kube $C1 -n istio-system logs deploy/istiod | grep -q 'ends in 19 days' || fail "the control plane's log does not warn"
-  renewed() { [ "$(leaf)" != "$serial" ]; }
-  until_true 60 'the workload has a certificate of the new intermediate' renewed
+  logged() { kube $C1 -n istio-system logs deploy/istiod --since=60s | grep 'ends in 19 days'; }
+  until_true 30 "the control plane's log warns" logged
+  run carrick ca renew cluster2 --dir "$CERTS" --context=$C2
+  until_true 60 'workloads and gateways have certificates of the new intermediates' renewed
   run carrick ca renew cluster1 --dir "$CERTS" --context=$C1
   heals 'the renewal'
   run carrick ca show --context=$C1 --context=$C2
-  until_true 30 'load after the renewal' sh -c "[ \$(wc -l <'$work/load') -gt 50 ]"
-  kill $load 2>/dev/null
-  n=$(wc -l <"$work/load") lost=$(grep -vc '^200$' "$work/load")
-  echo "$n requests, $lost lost"
-  [ "$lost" -eq 0 ] || fail 'requests were lost'
+  more
+
+  note 'the root: first both clusters trust the new one, too'
+  run carrick ca root --dir "$work/new" --key p256
+  mkdir "$work/both"
+  for c in cluster1 cluster2; do
+    cp -r "$CERTS/$c" "$work/both/"
+    cat "$CERTS/root-cert.pem" "$work/new/root-cert.pem" >"$work/both/$c/root-cert.pem"
+    run carrick ca install $c --dir "$work/both" --replace --context=$c
+  done
+  for c in $C1 $C2; do until_true 60 "proxies of $c trust the new root" trusts $c "$work/new/root-cert.pem"; done
+  note 'then both sign under the new one, and still trust the old one'
+  had=$(leaves)
+  for c in cluster1 cluster2; do
+    run carrick ca intermediate $c --dir "$work/new" --key p256
+    cat "$CERTS/root-cert.pem" >>"$work/new/$c/root-cert.pem"
+    run carrick ca install $c --dir "$work/new" --replace --context=$c
+    more # the clusters change one after another
+  done
+  until_true 60 'workloads and gateways have certificates under the new root' renewed
+  note 'at last only the new one is named; the old one is trusted until its last certificate has ended'
+  for c in cluster1 cluster2; do
+    cp "$work/new/root-cert.pem" "$work/new/$c/root-cert.pem"
+    run carrick ca install $c --dir "$work/new" --replace --context=$c
+  done
+  heals 'the change of root'
+  run carrick ca show --context=$C1 --context=$C2
+  more
+  for c in $C1 $C2; do kube $c exec -n sample deploy/sleep -c sleep -- touch /tmp/stop || fail "stopping the load of $c"; done
+  wait $loads
+  rm -rf "$CERTS" && cp -r "$work/new" "$CERTS" # the mesh's root is this one now
+  for c in $C1 $C2; do
+    n=$(wc -l <"$work/load-$c") lost=$(grep -vc '^200$' "$work/load-$c")
+    echo "renewals, from $c: $n requests, $lost lost"
+    [ "$lost" -eq 0 ] && [ "$n" -gt 200 ] || bad=1
+  done
+  [ $bad -eq 0 ] || fail 'requests were lost'
 }
 
 for v in $VERBS; do $v || fail "$v"; done
