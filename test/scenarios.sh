@@ -390,10 +390,10 @@ within() { sizes "$1" | awk -v a="$2" -v r="$3" '{print; if ($2 > a || $3 > r) b
 memory() {
   step 'Memory at rest, without traffic and after it'
   local sleepers
-  sleepers="$(pod "$C1" sample app=sleep)"
+  sleepers=$(pod "$C1" sample app=sleep)
   echo 'before (name, anonymous MB, RSS MB):' && sizes 'sleep-*'
-  calls 200 "$HELLO" | grep -c ' 200 *$'
-  echo 'while there is traffic:' && sizes "$sleepers"
+  [ "$(calls 200 "$HELLO" | grep -c ' 200 *$')" -eq 200 ] || fail 'not all of 200 calls were answered'
+  echo 'when traffic has just ended:' && sizes "$sleepers"
   until_true 60 'the sidecar of sleep is within 12 and 35 MB after traffic' within "$sleepers" 12 35
   sizes "$sleepers"
   # One that nobody has called or sent anything through.
