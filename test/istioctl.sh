@@ -3,8 +3,9 @@
 #
 #   KUBECONFIG=… ISTIO=FOLDER test/istioctl.sh CONTEXT
 #
-# ISTIO is what tools/istio.sh made. kube-inject and admin log do not work: they need Istio's own
-# templates and ControlZ; carrick kube-inject and the port of the admin interface stand in for them.
+# ISTIO is what tools/istio.sh made. Not typed here yet: kube-inject and admin log, which ask the
+# webhook and ControlZ of the control plane (tested in inject and cmd/carrick), and analyze, which asks the
+# API servers of all remote secrets unless --remote-contexts names others.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 C=${1:?usage: istioctl.sh CONTEXT}
