@@ -10,6 +10,33 @@ step() { printf '\n%s== %s%s %s(%ss)%s\n' "$BOLD" "$*" "$RESET" "$DIM" "$(($(dat
 # note TEXT: a remark between commands.
 note() { printf '%s# %s%s\n' "$DIM" "$*" "$RESET"; }
 
+# CALLS is a load, for the shell of a pod or a plain host: sh -c "$CALLS" sh FILE URL SECONDS. It goes on in
+# the background, for so long or until FILE.stop exists, and then leaves FILE.end. Two workers make requests, each
+# on a connection of its own, one after another, at most 20 a second. FILE gets a line for each: when it was over
+# (seconds since the machine started), status, curl's exit code, seconds, and what curl says if it failed. No process is started for a request: on
+# a busy machine that takes longer than the request, and then the load is none.
+CALLS='
+  f=$1 url=$2 seconds=$3
+  rm -f "$f" "$f.stop" "$f.end"
+  read -r now _ </proc/uptime
+  end=$((${now%.*} + seconds))
+  worker() {
+    rm -f "$f.$1" && mkfifo "$f.$1" || return
+    curl -s -o /dev/null --max-time 15 --rate 20/s -H "Connection: close" -w "%{stderr}%{http_code} %{exitcode} %{time_total} %{errormsg}\n" \
+      "$url#[1-$((20 * seconds))]" 2>"$f.$1" >/dev/null &
+    last=
+    while read -r status code took message; do
+      read -r now _ </proc/uptime
+      echo "$now $status $code $took $message"
+      [ -z "$last" ] || break
+      if [ ${now%.*} -ge $end ] || [ -e "$f.stop" ]; then last=1; fi # one is under way, and counts
+    done <"$f.$1"
+    kill $!
+    rm "$f.$1"
+  }
+  { worker 1 & worker 2; wait; : >"$f.end"; } </dev/null >"$f" 2>/dev/null &
+'
+
 # fail TEXT: says what is wrong and ends the script.
 fail() { printf '%sFAIL: %s%s\n' "$RED" "$*" "$RESET" >&2; exit 1; }
 

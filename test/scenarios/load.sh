@@ -1,7 +1,5 @@
 # Scenarios under load: what comes, goes and changes loses nothing. Sourced by test/scenarios.sh.
 
-declare -A LOADS
-
 # from PLACE COMMAND…: runs it in sleep of a cluster, or on a plain host of the LAN.
 from() {
   case $1 in
@@ -10,25 +8,22 @@ from() {
   esac
 }
 
-# load NAME PLACE URL: two workers call a URL from there, one request after another, until
-# unload (three minutes at most). A line a request in $work/NAME: start, status, seconds, and what curl says if it failed.
+# load NAME PLACE URL: calls a URL from there until unload (three minutes at most); see CALLS.
 load() {
-  from "$2" sh -c '
-    rm -f "/tmp/stop-$1"; end=$(($(date +%s) + 180))
-    worker() { while t=$(date +%s); [ $t -lt $end ] && [ ! -e "/tmp/stop-$1" ]; do
-      r=$(curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}" "$2"); echo $t $r; done; }
-    worker "$1" "$2" & worker "$1" "$2"; wait' sh "$1" "$3" >"$work/$1" 2>/dev/null &
-  LOADS[$1]=$!
-  until_true 20 "the load $1 has begun" test -s "$work/$1"
+  from "$2" sh -c "$CALLS" sh "/tmp/load-$id-$1" "$3" 180 || fail "the load $1"
+  until_true 20 "the load $1 has begun" from "$2" test -s "/tmp/load-$id-$1"
 }
 
 # unload NAME PLACE: ends it and fails if anything was lost; the counts are in $counts.
 unload() {
-  from "$2" touch "/tmp/stop-$1" || fail "ending the load $1"
-  wait "${LOADS[$1]}"
-  counts=$(awk '{n++; if ($2 != 200) lost++; else if ($3 > 1) slow++; if ($3 > most) most = $3} END {printf "%d requests, %d lost, %d slow (at most %.1f s)", n, lost, slow, most}' "$work/$1")
+  local file=/tmp/load-$id-$1 lost
+  from "$2" touch "$file.stop" || fail "ending the load $1"
+  until_true 40 "the load $1 has ended" from "$2" test -e "$file.end"
+  from "$2" cat "$file" >"$work/$1" && from "$2" rm "$file" "$file.stop" "$file.end" || fail "what the load $1 counted"
+  counts=$(awk '{n++; if ($2 != 200 || $3 != 0) lost++; else if ($4 > 1) slow++; if ($4 > most) most = $4} END {printf "%d requests, %d lost, %d slow (at most %.1f s)", n, lost, slow, most}' "$work/$1")
   note "$1: $counts"
-  [ "$(awk '$2 != 200 {n++} END {print n + 0}' "$work/$1")" -eq 0 ] || fail "$1: $counts; $(awk '$2 != 200' "$work/$1" | head -3 | paste -sd';')"
+  lost=$(awk '$2 != 200 || $3 != 0' "$work/$1")
+  [ -z "$lost" ] || fail "$1: $counts; $(head -3 <<<"$lost" | paste -sd';')"
 }
 
 rollout() { # CLUSTER NAMESPACE OBJECT: restarts it and waits
