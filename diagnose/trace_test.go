@@ -1,7 +1,9 @@
 package diagnose
 
 import (
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,12 +19,14 @@ func TestGuideLines(t *testing.T) {
 		"{BYTES}": `[1-9]\d*`,
 	}
 	lines := map[string]*Line{}
+	var patterns []*regexp.Regexp
 	for name, side := range map[string]Side{"source-remote": Source, "destination-remote": Destination, "gateway-remote": Passthrough, "source-local": Source, "destination-local": Destination} {
 		pattern, line := strings.TrimSpace(string(read(t, "guide/"+name+".pattern"))), strings.TrimSpace(string(read(t, "guide/"+name+".log")))
 		for k, v := range variable {
 			pattern = strings.ReplaceAll(pattern, k, v)
 		}
-		if !regexp.MustCompile("^" + pattern + "$").MatchString(line) {
+		patterns = append(patterns, regexp.MustCompile("^"+pattern+"$"))
+		if !patterns[len(patterns)-1].MatchString(line) {
 			t.Errorf("%s: %s does not match", name, line)
 		}
 		l, err := ParseLine(line)
@@ -33,6 +37,26 @@ func TestGuideLines(t *testing.T) {
 			t.Errorf("%s: side is %v, want %v", name, l.Side(), side)
 		}
 		lines[name] = l
+	}
+	for _, file := range []string{"README.md", "README.zh-CN.md"} {
+		b, err := os.ReadFile("../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := 0
+		for line := range strings.Lines(string(b)) {
+			line, ok := strings.CutPrefix(strings.TrimSpace(line), "[20")
+			if !ok {
+				continue
+			}
+			shown++
+			if !slices.ContainsFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString("[20" + line) }) {
+				t.Errorf("%s shows a line that is none of the guide's: [20%s", file, line)
+			}
+		}
+		if shown != 3 {
+			t.Errorf("%s shows %d lines, want those of source, destination and gateway", file, shown)
+		}
 	}
 	if !SameRequest(lines["source-remote"].RequestID, lines["destination-remote"].RequestID) || SameRequest(lines["source-remote"].RequestID, lines["source-local"].RequestID) {
 		t.Error("the request ids do not tell which lines belong together")
