@@ -185,7 +185,7 @@ more() {
   for c in $C1 $C2; do
     at=$(($(wc -l <"$work/load-$c") + 400))
     reached() { [ "$(wc -l <"$work/load-$c")" -ge $at ]; }
-    until_true 60 "more requests from $c" reached
+    until_true 120 "more requests from $c" reached
   done
 }
 leaf() { carrick proxy-config secret deploy/"${2:-sleep}.${3:-sample}" --context="$1" | awk '$1 == "default" {print $6}'; }
