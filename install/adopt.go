@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/csaupgrade"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/yaml"
 )
 
@@ -428,6 +429,11 @@ func (c *Cluster) others(ctx context.Context, apiVersion, kind, namespace string
 // inherit makes Carrick the owner of the fields that Istio's installers set in an object, so that
 // applying it drops those that Carrick does not set. What people set by other means stays.
 func (c *Cluster) inherit(ctx context.Context, r Ref) error {
+	// Controllers write statuses meanwhile, so that what was read may be old.
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return c.inheritOnce(ctx, r) })
+}
+
+func (c *Cluster) inheritOnce(ctx context.Context, r Ref) error {
 	live, err := c.get(ctx, r)
 	if err != nil || live == nil {
 		return err
