@@ -222,7 +222,8 @@ func (c *Config) injectorValues() map[string]any {
 		"multiCluster":    map[string]any{"clusterName": c.Cluster},
 		"proxy":           map[string]any{"image": "carrick", "engine": "carrick", "clusterDomain": "cluster.local", "logLevel": "warning"},
 		"proxy_init":      map[string]any{"image": "carrick"},
-	}, "revision": c.Revision}
+	}, "revision": c.Revision,
+		"sidecarInjectorWebhook": map[string]any{"enableNamespacesByDefault": c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault}} // istioctl analyze ends without it
 	user := maps.Clone(c.full)
 	for _, k := range []string{"pilot", "gateways", "meshConfig"} {
 		delete(user, k)
