@@ -58,6 +58,7 @@ func (c *checker) add(code string, o mesh.Key, field, fix, format string, args .
 func (c *checker) networks() {
 	type behind struct{ cluster, network string }
 	hidden := map[behind]int{} // services that some other network has, too
+	inMesh := c.inMesh()
 	for h := range c.s.Hosts() {
 		if h.Service == nil || h.Service.ClusterLocal || len(h.Service.Parts) < 2 {
 			continue
@@ -84,6 +85,9 @@ func (c *checker) networks() {
 				plain[e.Cluster]++
 			}
 		}
+		if !inMesh[h.Service.Namespace] {
+			continue
+		}
 		for _, cluster := range sortedKeys(plain) {
 			c.add("", h.Service.In(cluster).Key(), "", "inject a sidecar into its pods, or let PeerAuthentication allow mutual TLS",
 				"%d of its endpoints take no mutual TLS, so other networks cannot reach them", plain[cluster])
@@ -96,16 +100,31 @@ func (c *checker) networks() {
 	}
 }
 
+// inMesh returns the namespaces that have sidecars in some cluster. Where there are none, as in that of
+// the gateways, none were meant to be.
+func (c *checker) inMesh() map[string]bool {
+	out := map[string]bool{}
+	for h := range c.s.Hosts() {
+		if h.Service == nil || out[h.Service.Namespace] {
+			continue
+		}
+		out[h.Service.Namespace] = slices.ContainsFunc(h.Endpoints.List, func(e mesh.Endpoint) bool { return e.TLS })
+	}
+	return out
+}
+
 // services finds Services of one name that are not alike.
 func (c *checker) services() {
 	for h := range c.s.Hosts() {
-		if h.Service == nil {
+		if h.Service == nil || h.Service.ClusterLocal {
 			continue
 		}
 		first := h.Service.Parts[0]
 		for _, p := range h.Service.Parts[1:] {
 			for i, port := range p.Ports {
-				j := slices.IndexFunc(first.Ports, func(q mesh.ServicePort) bool { return q.Number == port.Number })
+				j := slices.IndexFunc(first.Ports, func(q mesh.ServicePort) bool {
+					return q.Number == port.Number && (q.Protocol() == mesh.UDP) == (port.Protocol() == mesh.UDP)
+				})
 				if j >= 0 && first.Ports[j].Protocol() != port.Protocol() {
 					c.add("", p.Key(), fmt.Sprintf("spec.ports[%d]", i), "name the port alike in all clusters",
 						"port %d speaks %s here and %s in cluster %s", port.Number, nameOf(port.Protocol()), nameOf(first.Ports[j].Protocol()), first.Cluster)

@@ -137,3 +137,53 @@ func compareFindings(t *testing.T, what string, got []mesh.Finding, want []strin
 		t.Errorf("%s (-want +got):\n%s", what, d)
 	}
 }
+
+// TestCheckSidecarless: what was never meant to have a sidecar is not reported, and one port number of two transports is
+// two ports.
+func TestCheckSidecarless(t *testing.T) {
+	cluster := func(name, ip string, sidecar bool) string {
+		label := ""
+		if sidecar {
+			label = "security.istio.io/tlsMode: istio"
+		}
+		return strings.NewReplacer("CLUSTER", name, "IP", ip, "LABEL", label).Replace(`
+cluster: CLUSTER
+kind: Namespace
+metadata: {name: istio-system, labels: {topology.istio.io/network: of-CLUSTER}}
+---
+cluster: CLUSTER
+kind: Service
+metadata: {name: dns, namespace: shop}
+spec: {clusterIP: IP, ports: [{name: dns, port: 53, protocol: UDP}, {name: tcp-dns, port: 53}]}
+---
+cluster: CLUSTER
+kind: EndpointSlice
+metadata: {name: dns-x, namespace: shop, labels: {kubernetes.io/service-name: dns}}
+ports: [{name: tcp-dns, port: 53}]
+endpoints: [{addresses: [IP], targetRef: {kind: Pod, name: dns-1, namespace: shop}}]
+---
+cluster: CLUSTER
+kind: Pod
+metadata: {name: dns-1, namespace: shop, labels: {app: dns, LABEL}}
+status: {podIP: IP}
+`)
+	}
+	for _, c := range []struct {
+		name     string
+		sidecars bool
+		want     []string
+	}{
+		{"no sidecars", false, nil},
+		{"sidecars in cluster1", true, []string{"Service/shop/dns@cluster2: 1 of its endpoints take no mutual TLS"}},
+	} {
+		objects := load(t, []byte(cluster("cluster1", "10.0.0.1", c.sidecars)+"---"+cluster("cluster2", "10.0.0.2", false)))
+		s := mesh.New(mesh.Settings{Cluster: "cluster1", SystemNamespace: "istio-system"}).Apply(objects...)
+		var got []mesh.Finding
+		for _, f := range Check(s, nil) {
+			if !strings.Contains(f.Message, "has no gateway") {
+				got = append(got, f)
+			}
+		}
+		compareFindings(t, c.name, got, c.want)
+	}
+}
