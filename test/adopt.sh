@@ -138,7 +138,7 @@ has "$(kube "$C1" -n istio-system get deploy -o jsonpath='{..image}')" 'istio/(p
 guide 14-14
 
 step "istioctl, against Carrick"
-test/istioctl.sh "$C1" || fail 'istioctl'
+test/istioctl.sh "$C1" "$C2" || fail 'istioctl'
 
 step "Istio's sidecars roll"
 run kubectl --context="$C1" -n sample rollout restart deploy/helloworld-v1

@@ -243,7 +243,7 @@ one() {
       start
       istio
       STEPS=1-14 guide
-      test/istioctl.sh cluster1 || fail 'istioctl'
+      test/istioctl.sh cluster1 cluster2 || fail 'istioctl'
       ;;
     *) fail "no run $1" ;;
   esac
