@@ -32,8 +32,13 @@ type user interface {
 
 // source has output that is collected when it is sent: HTTP/2 has all streams' in one.
 type source interface {
-	// Take appends the output to dst.
+	// Take appends output to dst, or gives a buffer of its own away if that is nil; nothing if no
+	// more is to be sent now.
 	Take(dst []byte) []byte
+	// Queued returns how many bytes Take would give.
+	Queued() int
+	// Drained says that all that Take gave is with the kernel.
+	Drained()
 }
 
 // conn is a TCP connection of one worker, plaintext or TLS. It knows how bytes get to and from
@@ -268,9 +273,11 @@ func (c *conn) limit(bytes uint32) { c.high = min(highWater, int(bytes)) }
 
 // isFull reports whether enough is waiting; if so onWrite will come.
 func (c *conn) isFull() bool {
-	if len(c.out)+len(c.wire)-c.off > c.high {
-		c.full = true
+	n := len(c.out) + len(c.wire) - c.off
+	if c.src != nil {
+		n += c.src.Queued()
 	}
+	c.full = c.full || n > c.high
 	return c.full
 }
 
@@ -301,23 +308,28 @@ func (c *conn) flush() {
 		c.w.recycle(c.wire)
 		c.wire, c.off = nil, 0
 	}
-	if c.src != nil {
-		if c.out = c.src.Take(c.buffer()); len(c.out) == 0 {
-			c.w.recycle(c.out)
-			c.out = nil
+	for {
+		if c.src != nil {
+			c.out = c.src.Take(c.out)
 		}
-	}
-	if out := c.out; len(out) > 0 {
+		out := c.out
+		if len(out) == 0 {
+			break
+		}
 		c.out = nil
 		ok := c.send(out)
 		c.w.recycle(out)
 		if !ok {
 			return
 		}
-	} else if c.tls != nil {
+	}
+	if c.tls != nil {
 		if b := c.tls.Flush(c.w.cout[:0]); len(b) > 0 && !c.put(b) {
 			return
 		}
+	}
+	if c.src != nil {
+		c.src.Drained()
 	}
 	c.emptied()
 }

@@ -42,6 +42,8 @@ func (w *worker) serveHTTP2(d *downstream) {
 		HeaderTable:      o.HTTP2.HeaderTable,
 		MaxHeaderBytes:   o.MaxHeaderBytes,
 		MaxHeaders:       o.MaxHeaders,
+		Buffer:           w.buf,
+		Recycle:          w.recycle,
 	}, x)
 	x.idle.Fire = x.onIdle
 	d.c.user, d.c.src = x, x.h2
@@ -128,7 +130,6 @@ func (x *h2Down) fail(details string) {
 }
 
 func (x *h2Down) onWrite() {
-	x.h2.Drained()
 	for r := range x.streams {
 		if r.s != nil && !r.full() {
 			r.s.downWritable()
@@ -358,9 +359,7 @@ func (r *h2Request) done(s *stream, complete bool) {
 	case !complete:
 		r.hs.Reset(http2.InternalError)
 	case !s.reqDone:
-		if r.hs.Pending() == 0 { // the rest of the request is not wanted (RFC 9113, 8.1)
-			r.hs.Reset(http2.NoError)
-		}
+		r.hs.Ignore()
 	}
 	x.c.mark()
 	x.rest()

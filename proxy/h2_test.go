@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -176,6 +177,39 @@ func TestGRPC(t *testing.T) {
 	r.Drain(ctx)
 	if ctx.Err() != nil {
 		t.Error("the connection did not end")
+	}
+}
+
+// TestPings: a client that asks again and again, and reads the answers, is never told to be calm.
+func TestPings(t *testing.T) {
+	app := backend(t, func(http.ResponseWriter, *http.Request) {})
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), ""), clusterYAML("b", "", app)), nil)
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	io.WriteString(c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	f.WriteSettings()
+	for i := range 3000 {
+		if err := f.WritePing(false, [8]byte{byte(i), byte(i >> 8)}); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			got, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("ping %d: %v", i, err)
+			}
+			if g, ok := got.(*http2.GoAwayFrame); ok {
+				t.Fatalf("ping %d: %v %s", i, g, g.DebugData())
+			}
+			if _, ok := got.(*http2.PingFrame); ok {
+				break
+			}
+		}
 	}
 }
 

@@ -43,6 +43,8 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 		ConnectionWindow: min(max(o.HTTP2.ConnectionWindow, 1<<16), 16<<20),
 		HeaderTable:      o.HTTP2.HeaderTable,
 		MaxHeaders:       o.MaxHeaders,
+		Buffer:           p.w.buf,
+		Recycle:          p.w.recycle,
 	}, u)
 	u.idle.Fire = u.shut
 	c.user, c.src = u, u.h2
@@ -104,7 +106,6 @@ func (u *h2Up) forget() {
 }
 
 func (u *h2Up) onWrite() {
-	u.h2.Drained()
 	for k := range u.streams {
 		if k.s != nil {
 			k.s.upWritable()

@@ -44,7 +44,16 @@ type Options struct {
 	MaxHeaderBytes   uint32 // of a head, names and values and 32 bytes for each field; default 60 KiB
 	MaxHeaders       uint32 // fields of a head; default 100
 	Connect          bool   // a server takes extended CONNECT (RFC 8441)
+
+	// Buffer lends an empty buffer for output, Recycle takes back one that is no longer used: by
+	// default the garbage collector's. What Take gives away is the caller's to recycle.
+	Buffer  func() []byte
+	Recycle func([]byte)
 }
+
+// maxOut is from how many bytes on that wait to be taken no more DATA is put out: it stays with its
+// streams, which have their turns as Take makes room.
+const maxOut = 80 << 10
 
 // Limits on what a peer may cost us.
 const (
@@ -93,7 +102,7 @@ type Conn struct {
 	goneAway      bool    // the peer takes no new streams
 	shutting      bool    // we take no new streams
 	lastTaken     uint32  // the highest stream that we said we would take
-	blocked, tail *Stream // waiting for the connection's window, in order
+	blocked, tail *Stream // waiting for the connection's window or for room in out, in order
 
 	ownWindow  int64 // of a new stream, for what we receive: as the peer knows it
 	recvWindow int64 // of the connection: what the peer may still send
@@ -117,7 +126,7 @@ func NewServer(o Options, h Handler) *Conn {
 func NewClient(o Options, h Handler) *Conn {
 	c := newConn(o, h)
 	c.client, c.nextID = true, 1
-	c.out = append(c.out, Preface...)
+	c.out = append(c.o.Buffer(), Preface...)
 	c.hello()
 	return c
 }
@@ -134,6 +143,9 @@ func newConn(o Options, h Handler) *Conn {
 	def(&o.HeaderTable, 4096)
 	def(&o.MaxHeaderBytes, 60<<10)
 	def(&o.MaxHeaders, 100)
+	if o.Buffer == nil {
+		o.Buffer, o.Recycle = func() []byte { return nil }, func([]byte) {}
+	}
 	o.StreamWindow = min(o.StreamWindow, maxWindow)
 	o.ConnectionWindow = min(max(o.ConnectionWindow, firstWindow), maxWindow)
 	return &Conn{
@@ -162,22 +174,37 @@ func (c *Conn) hello() {
 		b = appendSetting(b, settingWindow, c.o.StreamWindow)
 	}
 	b = appendSetting(b, settingMaxHeaderList, c.o.MaxHeaderBytes)
-	c.out = append(appendFrame(c.out, len(b), frameSettings, 0, 0), b...)
+	c.begin(len(b), frameSettings, 0, 0)
+	c.out = append(c.out, b...)
 	if more := c.o.ConnectionWindow - firstWindow; more > 0 {
 		c.windowUpdate(0, more)
 		c.recvWindow += int64(more)
 	}
 }
 
-// Take appends the bytes that are to be sent to dst. Call it after Feed, after Open, and after
-// whatever was done to streams.
+// Take appends the bytes that are to be sent to dst; if that is nil it gives its buffer away. Call it
+// after Feed, after Open, and after whatever was done to streams, until there is nothing more: what
+// waited for room is put out then, which may be told by OnWritable.
 func (c *Conn) Take(dst []byte) []byte {
-	dst = append(dst, c.out...)
-	c.out = c.out[:0]
-	if cap(c.out) > 64<<10 {
-		c.out = nil
+	if dst == nil {
+		dst, c.out = c.out, nil
+	} else {
+		dst = append(dst, c.out...)
+		c.out = c.out[:0]
 	}
+	c.flush()
 	return dst
+}
+
+// Queued returns how many bytes the next Take will give.
+func (c *Conn) Queued() int { return len(c.out) }
+
+// begin puts a frame's header out.
+func (c *Conn) begin(length int, kind frameType, flags uint8, stream uint32) {
+	if c.out == nil {
+		c.out = c.o.Buffer()
+	}
+	c.out = appendFrame(c.out, length, kind, flags, stream)
 }
 
 // Drained says that all that Take gave has left for the peer: a peer that reads may send more that
@@ -338,7 +365,8 @@ func (c *Conn) answer() *ConnError {
 }
 
 func (c *Conn) windowUpdate(stream, n uint32) {
-	c.out = appendUint32(appendFrame(c.out, 4, frameWindow, 0, stream), n)
+	c.begin(4, frameWindow, 0, stream)
+	c.out = appendUint32(c.out, n)
 }
 
 func (c *Conn) reset(stream uint32, code Code) {
@@ -348,7 +376,8 @@ func (c *Conn) reset(stream uint32, code Code) {
 		c.late[c.lateAt] = stream
 		c.lateAt = (c.lateAt + 1) % maxLate
 	}
-	c.out = appendUint32(appendFrame(c.out, 4, frameReset, 0, stream), uint32(code))
+	c.begin(4, frameReset, 0, stream)
+	c.out = appendUint32(c.out, uint32(code))
 }
 
 // wasReset reports whether we have reset the stream, not long ago.
@@ -356,7 +385,7 @@ func (c *Conn) wasReset(stream uint32) bool { return slices.Contains(c.late, str
 
 func (c *Conn) goAway(code Code, debug string) {
 	last := min(c.lastPeer, c.lastTaken)
-	c.out = appendFrame(c.out, 8+len(debug), frameGoAway, 0, 0)
+	c.begin(8+len(debug), frameGoAway, 0, 0)
 	c.out = appendUint32(appendUint32(c.out, last), uint32(code))
 	c.out = append(c.out, debug...)
 }
@@ -371,14 +400,16 @@ func (c *Conn) Shutdown() {
 		return
 	}
 	c.shutting = true
-	c.out = appendFrame(c.out, 8, frameGoAway, 0, 0)
+	c.begin(8, frameGoAway, 0, 0)
 	c.out = appendUint32(appendUint32(c.out, lastOfAllIDs), uint32(NoError))
-	c.out = append(appendFrame(c.out, 8, framePing, 0, 0), shutdownPing[:]...)
+	c.begin(8, framePing, 0, 0)
+	c.out = append(c.out, shutdownPing[:]...)
 }
 
 // Ping asks for an answer, OnPong.
 func (c *Conn) Ping() {
-	c.out = append(appendFrame(c.out, 8, framePing, 0, 0), "carrick?"...)
+	c.begin(8, framePing, 0, 0)
+	c.out = append(c.out, "carrick?"...)
 }
 
 // Close ends the connection: it puts out GOAWAY with that code.

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -424,6 +425,105 @@ func TestSplits(t *testing.T) {
 	}
 }
 
+// TestRoom: however much streams are given, little is put out at once, all streams have their turns,
+// and buffers are given back.
+func TestRoom(t *testing.T) {
+	lent := 0
+	options := Options{
+		StreamWindow: 1 << 20, ConnectionWindow: 16 << 20,
+		Buffer:  func() []byte { lent++; return make([]byte, 0, 100) },
+		Recycle: func([]byte) { lent-- },
+	}
+	srv, cl := NewServer(options, &echo{}), NewClient(options, &client{})
+	most := 0
+	move := func(from, to *Conn) (frames []uint32) {
+		t.Helper()
+		b := from.Take(nil)
+		most = max(most, len(b))
+		for at := 0; at < len(b); {
+			f := parseFrame(b[at:])
+			if at += frameHeader + f.length; f.kind == frameData && f.length > 0 {
+				frames = append(frames, f.stream)
+			}
+		}
+		if err := to.Feed(b); err != nil {
+			t.Fatal(err)
+		}
+		if b != nil {
+			lent--
+		}
+		return frames
+	}
+	for range 3 {
+		move(cl, srv)
+		move(srv, cl)
+	}
+	body := strings.Repeat("0123456789", 30_000)
+	var xs []*exchange
+	for range 3 {
+		x := &exchange{}
+		s := cl.Open(x)
+		s.SendHead(get("POST", "/"), false)
+		s.SendData([]byte(body))
+		s.SendEnd(nil)
+		xs = append(xs, x)
+		if s.Pending() == 0 {
+			t.Error("nothing is held back")
+		}
+	}
+	move(cl, srv) // all that there was room for went to the first
+	if got := move(cl, srv); !slices.Contains(got, 1) || !slices.Contains(got, 3) || !slices.Contains(got, 5) {
+		t.Errorf("in one turn: frames of the streams %v", got)
+	}
+	for cl.Queued()+srv.Queued() > 0 {
+		move(cl, srv)
+		move(srv, cl)
+	}
+	for i, x := range xs {
+		if x.body != body || !x.done || x.code != NoError {
+			t.Errorf("stream %d: %d bytes of %d, done %v, code %v", i, len(x.body), len(body), x.done, x.code)
+		}
+	}
+	if most > maxOut+maxFrame+1000 {
+		t.Errorf("%d bytes were put out at once", most)
+	}
+	if lent != 0 || srv.Streams()+cl.Streams() != 0 {
+		t.Errorf("%d buffers were not given back, %d streams are left", lent, srv.Streams()+cl.Streams())
+	}
+}
+
+// early answers before the request has come.
+type early struct{ echo }
+
+func (*early) OnHead(s *Stream, h *header.Header, _ bool) {
+	var resp header.Header
+	resp.SetPseudo(header.Status, "413")
+	s.SendHead(&resp, false)
+	s.SendData(make([]byte, 300_000))
+	s.SendEnd(nil)
+	s.Ignore()
+}
+func (*early) OnData(s *Stream, b []byte) { s.Consumed(len(b)) }
+
+// TestIgnore: a request whose answer is complete is reset, but not before the client has the answer.
+func TestIgnore(t *testing.T) {
+	srv, cl := NewServer(Options{}, &early{}), NewClient(Options{StreamWindow: 100_000}, &client{})
+	x := &exchange{}
+	s := cl.Open(x)
+	s.SendHead(get("POST", "/"), false)
+	for cl.Queued()+srv.Queued() > 0 {
+		if err := srv.Feed(cl.Take(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.Feed(srv.Take(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(x.body) != 300_000 || !x.done || !s.Over() || srv.Streams() != 0 {
+		t.Errorf("%d bytes, done %v, over %v, code %v; the server has %d streams", len(x.body), x.done, s.Over(), x.code, srv.Streams())
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	srv := NewServer(Options{}, &echo{})
 	h := &client{}
@@ -524,6 +624,17 @@ func TestFloods(t *testing.T) {
 		if code, n := flood(t, 20_000, f); code != EnhanceYourCalm {
 			t.Errorf("%s: code %v after %d", name, code, n)
 		}
+	}
+	// Requests that the server is made to reset, by a client that reads all that it is sent.
+	srv := NewServer(Options{}, &echo{})
+	err := srv.Feed(append([]byte(Preface), appendFrame(nil, 0, frameSettings, 0, 0)...))
+	for i := 0; i < 2*firstResets && err == nil; i++ {
+		err = srv.Feed(appendUint32(appendFrame(request(i, flagEndHeaders|flagEnd, "/hold"), 4, frameWindow, 0, uint32(2*i+1)), 0))
+		srv.Take(nil)
+		srv.Drained()
+	}
+	if ce := new(ConnError); !errors.As(err, &ce) || ce.Code != EnhanceYourCalm {
+		t.Errorf("made to reset: %v", err)
 	}
 	// A large header in many pieces.
 	piece := bytes.Repeat([]byte{0}, maxFrame)

@@ -12,8 +12,24 @@ func (c *Conn) streamError(id uint32, code Code) *ConnError {
 		return err
 	}
 	if s := c.streams[id]; s != nil {
+		if err := c.countReset(s); err != nil {
+			return err
+		}
 		s.forget()
 		c.h.OnReset(s, code, false)
+	}
+	return nil
+}
+
+// countReset counts a stream that ends early because of the peer. Requests that are cancelled at once
+// cost us much and the client nothing, whether it resets them (CVE-2023-44487) or makes us do it by an
+// error (CVE-2025-8671).
+func (c *Conn) countReset(s *Stream) *ConnError {
+	if c.client || s.answered {
+		return nil
+	}
+	if c.resets--; c.resets < 0 {
+		return &ConnError{EnhanceYourCalm, "too many requests cancelled before they were answered"}
 	}
 	return nil
 }
@@ -280,11 +296,8 @@ func (c *Conn) onReset(f frame, p []byte) *ConnError {
 	if s == nil {
 		return nil
 	}
-	if !c.client && !s.answered {
-		// Requests that are cancelled at once cost us much and the client nothing (CVE-2023-44487).
-		if c.resets--; c.resets < 0 {
-			return &ConnError{EnhanceYourCalm, "too many requests cancelled before they were answered"}
-		}
+	if err := c.countReset(s); err != nil {
+		return err
 	}
 	code := Code(binary.BigEndian.Uint32(p))
 	s.forget()
@@ -316,7 +329,7 @@ func (c *Conn) onSettings(f frame, p []byte) *ConnError {
 			return err
 		}
 	}
-	c.out = appendFrame(c.out, 0, frameSettings, flagAck, 0)
+	c.begin(0, frameSettings, flagAck, 0)
 	if err := c.answer(); err != nil {
 		return err
 	}
@@ -370,7 +383,8 @@ func (c *Conn) onPing(f frame, p []byte) *ConnError {
 		return &ConnError{FrameSizeError, "PING is not 8 bytes long"}
 	}
 	if f.flags&flagAck == 0 {
-		c.out = append(appendFrame(c.out, 8, framePing, flagAck, 0), p...)
+		c.begin(8, framePing, flagAck, 0)
+		c.out = append(c.out, p...)
 		return c.answer()
 	}
 	if c.shutting && [8]byte(p) == shutdownPing && c.lastTaken == lastOfAllIDs {

@@ -25,9 +25,10 @@ type Stream struct {
 	unread                 int64 // given to OnData and not Consumed
 	consumed               int64 // and not yet given back
 
-	pending  []byte // held back by windows
+	pending  []byte // held back
 	sent     int    // of pending
 	end      bool   // the end comes after pending
+	deaf     bool   // nothing more of the peer is wanted once our side has ended
 	trailers *header.Header
 	queued   bool // in the connection's list
 	next     *Stream
@@ -39,7 +40,7 @@ func (s *Stream) ID() uint32 { return s.id }
 // Over reports whether nothing more can happen on the stream.
 func (s *Stream) Over() bool { return s.c == nil }
 
-// Pending returns the bytes that windows hold back.
+// Pending returns the bytes that are held back, by windows or because much waits to be taken.
 func (s *Stream) Pending() int { return len(s.pending) - s.sent }
 
 // SendHead sends a request's or final response's head; end says that nothing follows.
@@ -81,7 +82,7 @@ func skip(name, value string) bool {
 func (s *Stream) headers(h *header.Header, end bool) {
 	c := s.c
 	start := len(c.out)
-	c.out = appendFrame(c.out, 0, frameHeaders, 0, s.id)
+	c.begin(0, frameHeaders, 0, s.id)
 	c.out = c.enc.begin(c.out)
 	for _, p := range [...]string{":status", ":method", ":scheme", ":authority", ":path"} {
 		if v, ok := h.Header(p); ok {
@@ -128,13 +129,14 @@ func (c *Conn) frameBlock(start int, flags uint8, id uint32) {
 		if m == len(block) {
 			flags |= flagEndHeaders
 		}
-		c.out = append(appendFrame(c.out, m, kind, flags, id), block[:m]...)
+		c.begin(m, kind, flags, id)
+		c.out = append(c.out, block[:m]...)
 		block = block[m:]
 		kind, flags = frameContinuation, 0
 	}
 }
 
-// SendData sends a part of the body. What windows hold back is kept; see Pending and OnWritable.
+// SendData sends a part of the body. What cannot go now is kept; see Pending and OnWritable.
 func (s *Stream) SendData(b []byte) {
 	if s.c == nil || s.localDone || s.end || len(b) == 0 {
 		return
@@ -169,21 +171,26 @@ func (s *Stream) finish(trailers *header.Header) {
 	if trailers != nil && trailers.Len() > 0 {
 		s.headers(trailers, true)
 	} else {
-		s.c.out = appendFrame(s.c.out, 0, frameData, flagEnd, s.id)
+		s.c.begin(0, frameData, flagEnd, s.id)
+	}
+	if s.deaf && !s.remoteDone {
+		s.Reset(NoError)
+		return
 	}
 	s.settle()
 }
 
-// put puts as much of b out as the windows allow and returns how much that was.
+// put puts as much of b out as windows and room allow and returns how much that was.
 func (s *Stream) put(b []byte) int {
 	c := s.c
 	done := 0
-	for done < len(b) {
+	for done < len(b) && len(c.out) < maxOut {
 		n := min(int64(len(b)-done), s.sendWindow, c.sendWindow, int64(c.peerFrame))
 		if n <= 0 {
 			break
 		}
-		c.out = append(appendFrame(c.out, int(n), frameData, 0, s.id), b[done:done+int(n)]...)
+		c.begin(int(n), frameData, 0, s.id)
+		c.out = append(c.out, b[done:done+int(n)]...)
 		s.sendWindow -= n
 		c.sendWindow -= n
 		c.idle = 0
@@ -192,21 +199,29 @@ func (s *Stream) put(b []byte) int {
 	return done
 }
 
-// hold keeps b until windows open.
+// hold keeps b until it can go.
 func (s *Stream) hold(b []byte) {
-	if s.sent > 0 && s.sent == len(s.pending) {
-		s.pending, s.sent = s.pending[:0], 0
+	if s.pending == nil {
+		s.pending = s.c.o.Buffer()
 	}
 	s.pending = append(s.pending, b...)
 	if s.sendWindow > 0 {
-		s.c.enqueue(s) // the connection's window holds it back
+		s.c.enqueue(s) // its own window does not hold it back
+	}
+}
+
+// drop ends the use of pending.
+func (s *Stream) drop(c *Conn) {
+	if s.pending != nil {
+		c.o.Recycle(s.pending)
+		s.pending, s.sent = nil, 0
 	}
 }
 
 // waiting reports whether the stream has something that its own window allows now.
 func (s *Stream) waiting() bool { return s.Pending() > 0 && s.sendWindow > 0 }
 
-// enqueue makes s wait for the connection's window, behind the others.
+// enqueue makes s wait for the connection's window or for room, behind the others.
 func (c *Conn) enqueue(s *Stream) {
 	if s.queued {
 		return
@@ -229,9 +244,9 @@ func (c *Conn) dequeue() *Stream {
 	return s
 }
 
-// flush puts out what windows allow, a frame of each stream in turn.
+// flush puts out what windows and room allow, a frame of each stream in turn.
 func (c *Conn) flush() {
-	for c.blocked != nil && c.sendWindow > 0 {
+	for c.blocked != nil && c.sendWindow > 0 && len(c.out) < maxOut && c.err == nil {
 		s := c.dequeue()
 		if s.c == nil || !s.waiting() {
 			continue
@@ -242,7 +257,7 @@ func (c *Conn) flush() {
 		case s.waiting():
 			c.enqueue(s)
 		case s.Pending() == 0:
-			s.pending, s.sent = nil, 0
+			s.drop(c)
 			if s.end {
 				s.finish(s.trailers)
 			} else {
@@ -280,6 +295,15 @@ func (s *Stream) Reset(code Code) {
 	s.forget()
 }
 
+// Ignore resets the stream without an error once all that was given to it has been put out, the end
+// too: a server wants nothing more of a request that it has answered (RFC 9113, 8.1).
+func (s *Stream) Ignore() {
+	if s.localDone {
+		s.Reset(NoError)
+	}
+	s.deaf = true
+}
+
 // settle forgets the stream if both sides have ended.
 func (s *Stream) settle() {
 	if s.c != nil && s.localDone && s.remoteDone {
@@ -298,7 +322,8 @@ func (s *Stream) forget() {
 		s.unread = 0
 	}
 	s.c = nil
-	s.pending, s.trailers = nil, nil
+	s.drop(c)
+	s.trailers = nil
 	delete(c.streams, s.id)
 	c.open--
 }
