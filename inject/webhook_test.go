@@ -108,8 +108,8 @@ func TestWebhookOfIstioctl(t *testing.T) {
 	template.TypeMeta, template.Name, template.Namespace = metav1.TypeMeta{}, "", ""
 	kind := metav1.GroupVersionKind{Group: "admission.k8s.io", Version: "v1", Kind: "AdmissionRequest"}
 	resp, pod := postRequest(t, h, "/inject", admissionv1.AdmissionRequest{Kind: kind}, template)
-	if !resp.Allowed || len(pod.Spec.InitContainers) != 2 {
-		t.Errorf("%+v", resp)
+	if c := pod.Spec.InitContainers; !resp.Allowed || len(c) != 3 || c[0].Name != initContainer || c[1].Name != proxyContainer {
+		t.Errorf("allowed %v, %d init containers; %v", resp.Allowed, len(c), resp.Result)
 	}
 	kind.Kind = "Deployment"
 	if resp, _ := postRequest(t, h, "/inject", admissionv1.AdmissionRequest{Kind: kind}, template); resp.Allowed {

@@ -272,21 +272,20 @@ func TestGRPCEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
-		<-s.Context().Done()
-		return nil
-	}))
+	g := grpc.NewServer()
 	hs := health.NewServer()
 	healthpb.RegisterHealthServer(g, hs)
 	go g.Serve(l)
 	t.Cleanup(g.Stop)
+	late := bothBackend(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	port := freePort(t)
 	start(t, bootstrap(httpListener(port, `
 - name: all
   domains: ["*"]
   routes:
-  - {match: {prefix: /}, route: {cluster: c, timeout: 0s, max_stream_duration: {max_stream_duration: 0s, grpc_timeout_header_max: 0s}}}
-`, ""), clusterYAML("c", speaking(speakH2), l.Addr().String())), nil)
+  - {match: {prefix: /none}, route: {cluster: late, timeout: 0s, max_stream_duration: {max_stream_duration: 0s, grpc_timeout_header_max: 0s}}}
+  - {match: {prefix: /}, route: {cluster: c, timeout: 0s}}
+`, ""), clusterYAML("c", speaking(speakH2), l.Addr().String())+clusterYAML("late", speaking(speakH2), late)), nil)
 	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -295,7 +294,7 @@ func TestGRPCEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 
-	// The deadline as the proxy keeps it: this client has none of its own.
+	// The deadline as the proxy keeps it: neither this client nor this server has one of its own.
 	req, err := http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("http://127.0.0.1:%d/none/None", port), strings.NewReader("\x00\x00\x00\x00\x00"))
 	if err != nil {
 		t.Fatal(err)
