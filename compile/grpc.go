@@ -102,17 +102,9 @@ type grpcPort struct {
 func grpcServerOf(s *mesh.Snapshot, p Proxy) (r grpcServer) {
 	labels := labelMap(p.Labels)
 	mode, modes := s.Policies().Modes(p.Namespace, labels)
-	seen := map[uint16]bool{}
-	for _, svc := range instances(s, p) {
-		for _, port := range svc.Ports {
-			n := targetPort(p, port)
-			if n == 0 || seen[n] || port.Protocol() == mesh.UDP {
-				continue
-			}
-			seen[n] = true
-			m := modeOn(n, mode, modes)
-			r.ports = append(r.ports, grpcPort{n, m == mesh.Strict || m == mesh.Permissive && labels[tlsModeLabel] == "istio"})
-		}
+	for _, t := range targets(s, p) {
+		m := modeOn(t.port, mode, modes)
+		r.ports = append(r.ports, grpcPort{t.port, m == mesh.Strict || m == mesh.Permissive && labels[tlsModeLabel] == "istio"})
 	}
 	slices.SortFunc(r.ports, func(a, b grpcPort) int { return cmp.Compare(a.port, b.port) })
 	return r

@@ -37,11 +37,15 @@ type inboundPort struct {
 	servicePort              uint16
 }
 
-func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
-	c := s.Config()
-	r := sidecar{families: p.Families, allowAny: c.AllowAny, http: httpSettingsOf(c), settings: clusterSettingsOf(c)}
-	mode, modes := s.Policies().Modes(p.Namespace, labelMap(p.Labels))
-	r.mode = mode
+// target is a port of a workload and the first Service that leads to it.
+type target struct {
+	port    uint16
+	service *mesh.Service
+	of      mesh.ServicePort
+}
+
+// targets returns the TCP ports of a workload that Services lead to, each once.
+func targets(s *mesh.Snapshot, p Proxy) (all []target) {
 	seen := map[uint16]bool{}
 	for _, svc := range instances(s, p) {
 		for _, port := range svc.Ports {
@@ -50,8 +54,22 @@ func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
 				continue
 			}
 			seen[n] = true
-			r.ports = append(r.ports, inboundPort{n, port.Protocol(), modeOn(n, mode, modes), s.HostName(svc.Namespace, svc.Name), svc.Namespace, svc.Name, port.Number})
+			all = append(all, target{n, svc, port})
 		}
+	}
+	return all
+}
+
+func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
+	c := s.Config()
+	r := sidecar{families: p.Families, allowAny: c.AllowAny, http: httpSettingsOf(c), settings: clusterSettingsOf(c)}
+	mode, modes := s.Policies().Modes(p.Namespace, labelMap(p.Labels))
+	r.mode = mode
+	seen := map[uint16]bool{}
+	for _, t := range targets(s, p) {
+		n, svc := t.port, t.service
+		seen[n] = true
+		r.ports = append(r.ports, inboundPort{n, t.of.Protocol(), modeOn(n, mode, modes), s.HostName(svc.Namespace, svc.Name), svc.Namespace, svc.Name, t.of.Number})
 	}
 	for n, m := range modes {
 		if !seen[n] && m != mode {

@@ -388,9 +388,14 @@ func (c *Cluster) disown(ctx context.Context, r Ref) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": marks}})
+	return c.patchMetadata(ctx, r, map[string]any{"annotations": marks})
+}
+
+// patchMetadata changes the metadata of an object that is being taken over.
+func (c *Cluster) patchMetadata(ctx context.Context, r Ref, metadata map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
-		return fmt.Errorf("encoding the annotations of %s: %w", r, err)
+		return fmt.Errorf("encoding the metadata of %s: %w", r, err)
 	}
 	ri, err := c.resource(r)
 	if err != nil {
@@ -451,16 +456,5 @@ func (c *Cluster) inheritOnce(ctx context.Context, r Ref) error {
 	if err := csaupgrade.UpgradeManagedFields(live, installers, Manager); err != nil {
 		return fmt.Errorf("taking over %s: %w", r, err)
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"managedFields": live.GetManagedFields(), "resourceVersion": live.GetResourceVersion()}})
-	if err != nil {
-		return fmt.Errorf("encoding the fields of %s: %w", r, err)
-	}
-	ri, err := c.resource(r)
-	if err != nil {
-		return err
-	}
-	if _, err := ri.Patch(ctx, r.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: Manager}); err != nil {
-		return fmt.Errorf("taking over %s: %w", r, err)
-	}
-	return nil
+	return c.patchMetadata(ctx, r, map[string]any{"managedFields": live.GetManagedFields(), "resourceVersion": live.GetResourceVersion()})
 }
