@@ -19,8 +19,9 @@ type Reporter struct {
 }
 
 // Apply carries a plan out: it stores the inventory first, then applies part by part, waits for
-// each until timeout, removes what the install does not hold any more and what an adopted Istio leaves, and stores the inventory
-// again. Interrupted at any point and repeated, it ends in the same state.
+// each until timeout (gateways of both kinds start together), removes what the install does not hold
+// any more and what an adopted Istio leaves, and stores the inventory again. Interrupted at any point
+// and repeated, it ends in the same state.
 func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep Reporter) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -38,7 +39,12 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 		}
 		return err
 	}
-	for _, part := range m.Parts {
+	type applied struct {
+		name string
+		wait []*unstructured.Unstructured
+	}
+	var pending []applied
+	for i, part := range m.Parts {
 		rep.Progress("Processing resources for " + part.Name + ".")
 		var wait []*unstructured.Unstructured
 		for _, o := range part.Objects {
@@ -47,6 +53,9 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 				continue
 			case "CustomResourceDefinition", "Deployment", "DaemonSet", "MutatingWebhookConfiguration":
 				wait = append(wait, o)
+			}
+			if o.GetKind() == "CustomResourceDefinition" && slices.Contains(p.Kept, ref(o)) {
+				continue // it costs an API server more than all the rest
 			}
 			if slices.Contains(p.Adopted, ref(o)) {
 				if err := c.disown(ctx, ref(o)); err != nil {
@@ -62,10 +71,17 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan, timeout time.Duration, rep
 				return err
 			}
 		}
-		if err := c.wait(ctx, part.Name, wait, timeout, rep.Progress); err != nil {
-			return err
+		pending = append(pending, applied{part.Name, wait})
+		if i+1 < len(m.Parts) && m.Parts[i+1].Together {
+			continue
 		}
-		rep.Done(part.Name + " installed")
+		for _, a := range pending {
+			if err := c.wait(ctx, a.name, a.wait, timeout, rep.Progress); err != nil {
+				return err
+			}
+			rep.Done(a.name + " installed")
+		}
+		pending = nil
 	}
 	var errs []error
 	if len(p.Removed)+len(p.Leftover) > 0 {

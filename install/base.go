@@ -158,7 +158,7 @@ func (c *Cluster) ApplyReader(ctx context.Context, namespace string) error {
 	if err != nil {
 		return err
 	}
-	m.Parts = []Part{{"Reader", objs}}
+	m.Parts = []Part{{Name: "Reader", Objects: objs}}
 	m.label()
 	for _, o := range objs {
 		if o.GetKind() == "CustomResourceDefinition" {

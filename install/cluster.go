@@ -131,9 +131,9 @@ func (c *Cluster) apply(ctx context.Context, o *unstructured.Unstructured, dryRu
 	}
 	var out *unstructured.Unstructured
 	if r.Kind == "CustomResourceDefinition" {
-		out, err = ri.Create(ctx, o, metav1.CreateOptions{FieldManager: Manager, DryRun: dry})
-		if apierrors.IsAlreadyExists(err) {
-			out, err = ri.Patch(ctx, r.Name, types.MergePatchType, b, metav1.PatchOptions{FieldManager: Manager, DryRun: dry})
+		out, err = ri.Patch(ctx, r.Name, types.MergePatchType, b, metav1.PatchOptions{FieldManager: Manager, DryRun: dry})
+		if apierrors.IsNotFound(err) {
+			out, err = ri.Create(ctx, o, metav1.CreateOptions{FieldManager: Manager, DryRun: dry})
 		}
 	} else {
 		force := true

@@ -2,8 +2,10 @@ package install
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -141,8 +145,36 @@ func runManifest(t *testing.T, c *Cluster, m *Manifest) (*Plan, []string) {
 	return p, done
 }
 
+// countCRDWrites returns a client that counts its writes of CRDs, trials too.
+func countCRDWrites(t *testing.T, config *rest.Config) (*Cluster, *atomic.Int64) {
+	t.Helper()
+	var writes atomic.Int64
+	cfg := rest.CopyConfig(config)
+	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/customresourcedefinitions") {
+				writes.Add(1)
+			}
+			return rt.RoundTrip(r)
+		})
+	})
+	c := &Cluster{}
+	var err error
+	if c.Kube, err = kubernetes.NewForConfig(cfg); err == nil {
+		c.Dynamic, err = dynamic.NewForConfig(cfg)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, &writes
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestInstall(t *testing.T) {
-	c := newCluster(t)
+	c, config := newClusterWithConfig(t)
 	ctx := testContext(t)
 
 	_, done := run(t, c, resolve(t, "", "profile=demo"))
@@ -155,6 +187,36 @@ func TestInstall(t *testing.T) {
 		p, _ := run(t, c, resolve(t, "", "profile=demo"))
 		if len(p.Created)+len(p.Changed)+len(p.Removed)+len(p.Notes) > 0 {
 			t.Errorf("created %v, changed %v, removed %v, notes %v", p.Created, p.Changed, p.Removed, p.Notes)
+		}
+	})
+
+	t.Run("a CRD is written only if it differs", func(t *testing.T) {
+		counted, writes := countCRDWrites(t, config)
+		crd := Ref{"apiextensions.k8s.io/v1", "CustomResourceDefinition", "", "gateways.networking.istio.io"}
+		ri, err := c.resource(crd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit := []byte(`[{"op": "replace", "path": "/spec/names/shortNames", "value": ["other"]}]`)
+		if _, err := ri.Patch(ctx, crd.Name, types.JSONPatchType, edit, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p, _ := run(t, counted, resolve(t, "", "profile=demo"))
+		if len(p.Changed) != 1 || p.Changed[0].Ref != crd {
+			t.Errorf("changed %v, want %v", p.Changed, crd)
+		}
+		if n := writes.Swap(0); n != 2 { // the trial and the write
+			t.Errorf("%d writes of CRDs, want 2", n)
+		}
+		live, err := c.get(ctx, crd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names, _, _ := unstructured.NestedStringSlice(live.Object, "spec", "names", "shortNames"); !slices.Equal(names, []string{"gw"}) {
+			t.Errorf("short names are %q", names)
+		}
+		if run(t, counted, resolve(t, "", "profile=demo")); writes.Load() > 0 {
+			t.Errorf("%d writes of CRDs that are as they should be", writes.Load())
 		}
 	})
 

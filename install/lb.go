@@ -83,7 +83,7 @@ func LoadBalancer(lc LBConfig) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rendering the load balancer: %w", err)
 	}
-	m := &Manifest{Name: LBName, Namespace: LBNamespace, Version: lc.Tag, Parts: []Part{{"Load balancer", slices.Concat(first, crds, rest)}}}
+	m := &Manifest{Name: LBName, Namespace: LBNamespace, Version: lc.Tag, Parts: []Part{{Name: "Load balancer", Objects: slices.Concat(first, crds, rest)}}}
 	m.label()
 	return m, nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -45,14 +46,22 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 	if err := c.yieldToTag(ctx, p); err != nil {
 		return nil, err
 	}
+	objs := m.Objects()
+	lives := make([]*unstructured.Unstructured, len(objs))
+	err = each(ctx, len(objs), func(ctx context.Context, i int) (err error) {
+		lives[i], err = c.get(ctx, ref(objs[i]))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	var foreign []Ref
+	var there []int // of objs: what may change
+	n := -1
 	for _, part := range m.Parts {
 		for i, o := range part.Objects {
-			r := ref(o)
-			live, err := c.get(ctx, r)
-			if err != nil {
-				return nil, err
-			}
+			n++
+			r, live := ref(o), lives[n]
 			if live == nil {
 				p.Created = append(p.Created, r)
 				continue
@@ -83,15 +92,29 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 			if owner := live.GetLabels()[InstallLabel]; owner != m.Name && owner != "" && o.GetLabels()[InstallLabel] != "" {
 				p.Notes = append(p.Notes, fmt.Sprintf("%s goes over from installation %s to %s", r, owner, m.Name))
 			}
-			then, err := c.apply(ctx, o, true)
-			if err != nil {
-				return nil, err
-			}
-			if fields := diff(live.Object, then.Object); len(fields) > 0 {
-				p.Changed = append(p.Changed, Change{r, fields})
-			} else {
-				p.Kept = append(p.Kept, r)
-			}
+			there = append(there, n)
+		}
+	}
+	changes := make([][]string, len(there))
+	err = each(ctx, len(there), func(ctx context.Context, i int) error {
+		o, live := objs[there[i]], lives[there[i]]
+		if o.GetKind() == "CustomResourceDefinition" && holds(live.Object, o.Object) {
+			return nil
+		}
+		then, err := c.apply(ctx, o, true)
+		if err == nil {
+			changes[i] = diff(live.Object, then.Object)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range there {
+		if r := ref(objs[n]); len(changes[i]) > 0 {
+			p.Changed = append(p.Changed, Change{r, changes[i]})
+		} else {
+			p.Kept = append(p.Kept, r)
 		}
 	}
 	for i := range m.Parts {
@@ -258,6 +281,33 @@ func (mm *meshMerge) merge(base, theirs, ours map[string]any, at string) map[str
 		}
 	}
 	return out
+}
+
+// each calls f for 0 to n-1, a few at a time, until one fails: the answers of a distant API server
+// take longer than its work.
+func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i := range n {
+		g.Go(func() error { return f(ctx, i) })
+	}
+	return g.Wait()
+}
+
+// holds tells whether a merge patch changes nothing. API servers take long over one of a CRD, even
+// to find that.
+func holds(live, patch any) bool {
+	p, ok := patch.(map[string]any)
+	l, ok2 := live.(map[string]any)
+	if !ok || !ok2 {
+		return reflect.DeepEqual(live, patch)
+	}
+	for k, v := range p {
+		if have, there := l[k]; !there || !holds(have, v) {
+			return false
+		}
+	}
+	return true
 }
 
 // diff lists where two states of an object differ, leaving out what servers keep for themselves.

@@ -37,8 +37,9 @@ type Manifest struct {
 
 // Part is a component's objects.
 type Part struct {
-	Name    string // "Istio core"; the last line of its installation is "✔ NAME installed"
-	Objects []*unstructured.Unstructured
+	Name     string // "Istio core"; the last line of its installation is "✔ NAME installed"
+	Objects  []*unstructured.Unstructured
+	Together bool // with the part before: that one is not waited for first
 }
 
 // Objects returns all objects in the order of application.
@@ -74,7 +75,7 @@ func (c *Config) Render() (*Manifest, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.Parts = append(m.Parts, Part{"Istio core", objs})
+		m.Parts = append(m.Parts, Part{Name: "Istio core", Objects: objs})
 	}
 	if cs.Pilot.enabled() {
 		m.Network = c.Network
@@ -83,8 +84,9 @@ func (c *Config) Render() (*Manifest, error) {
 			return nil, err
 		}
 		m.Mesh = mesh
-		m.Parts = append(m.Parts, Part{"Istiod", objs})
+		m.Parts = append(m.Parts, Part{Name: "Istiod", Objects: objs})
 	}
+	gateways := 0
 	for _, kind := range []struct {
 		name, field string
 		list        []Gateway
@@ -105,7 +107,8 @@ func (c *Config) Render() (*Manifest, error) {
 			objs = append(objs, os...)
 		}
 		if len(objs) > 0 {
-			m.Parts = append(m.Parts, Part{kind.name, objs})
+			m.Parts = append(m.Parts, Part{Name: kind.name, Objects: objs, Together: gateways > 0})
+			gateways++
 		}
 	}
 	m.label()
@@ -145,7 +148,11 @@ func crdObjects(component string) ([]*unstructured.Unstructured, error) {
 			return nil, err
 		}
 		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(b, &o.Object); err != nil {
+		j, err := yaml.YAMLToJSON(b)
+		if err == nil {
+			err = o.UnmarshalJSON(j) // with whole numbers as such, as API servers' answers have them
+		}
+		if err != nil {
 			return nil, fmt.Errorf("reading CRD %s: %w", e.Name(), err)
 		}
 		if o.GetLabels()[ComponentLabel] == component {

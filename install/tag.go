@@ -54,7 +54,7 @@ func TagWebhook(tag, revision, namespace string) (*unstructured.Unstructured, er
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{Name: ControlPlaneName(revision), Parts: []Part{{"Tag", []*unstructured.Unstructured{o}}}}
+	m := &Manifest{Name: ControlPlaneName(revision), Parts: []Part{{Name: "Tag", Objects: []*unstructured.Unstructured{o}}}}
 	m.label() // it goes when its revision is uninstalled
 	return o, nil
 }
