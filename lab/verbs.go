@@ -82,7 +82,7 @@ func kubectl(in invocation) error {
 	if _, err := in.lab.Topology(); err != nil {
 		return err
 	}
-	return become(in.lab.Program("kube"), append([]string{"kubectl"}, in.args...), "KUBECONFIG="+in.lab.Kubeconfig())
+	return become(in.lab.Program("kubectl"), append([]string{"kubectl"}, in.args...), "KUBECONFIG="+in.lab.Kubeconfig())
 }
 
 // become replaces this process by a program, with variables changed.

@@ -33,7 +33,7 @@ started() {
   lab up "$@" || fail 'the lab did not come up'
   KUBECONFIG=$(lab kubeconfig)
   export KUBECONFIG
-  ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
+  ln -sf "$(bin/lab build)/bin/kubectl" bin/kubectl
   export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
 }
 guide() { test/walkthrough.sh cluster1 cluster2 || fail 'the guide'; }

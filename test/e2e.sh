@@ -22,7 +22,7 @@ mesh() {
 }
 down() { bin/lab --run-id "$1" down; }
 trap 'for id in e2e1 e2e3; do bin/lab --run-id $id down >/dev/null 2>&1; done' EXIT
-ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
+ln -sf "$(bin/lab build)/bin/kubectl" bin/kubectl
 export PATH=$top/bin:$PATH
 
 # loaded STEPS: those steps, while the product page is called from the LAN without a pause; nothing may be lost.

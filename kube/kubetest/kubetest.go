@@ -177,6 +177,7 @@ func (s *Server) start(name string, args ...string) (*exec.Cmd, chan struct{}) {
 	}
 	defer log.Close()
 	cmd := exec.Command(s.program, args...)
+	cmd.Env = append(os.Environ(), "GOGC=400") // they live for a moment: less garbage collection, more test
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

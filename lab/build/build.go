@@ -69,8 +69,12 @@ const (
 // steps makes a release's programs. They are ordered by size; all share one
 // build cache.
 func steps(r release) []step {
-	return append([]step{{name: "Kubernetes " + r.version + " and etcd", out: "kube", packages: []string{"./kube"},
-		ldflags: kubeVersion(r.version), modfile: r.modfile}}, others...)
+	return append([]step{
+		{name: "Kubernetes " + r.version + " and etcd", out: "kube", packages: []string{"./kube"},
+			ldflags: kubeVersion(r.version), modfile: r.modfile},
+		{name: "kubectl", out: "kubectl", packages: []string{"k8s.io/kubernetes/cmd/kubectl"},
+			ldflags: kubeVersion(r.version), modfile: r.modfile},
+	}, others...)
 }
 
 var others = []step{

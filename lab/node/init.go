@@ -87,6 +87,10 @@ func (i *initProcess) start(p *program) {
 	i.started[pid] = time.Now()
 }
 
+// memory makes a node's programs collect their garbage less often: a lab has few
+// processors, and a quarter of an API server's time went into that.
+var memory = []string{"GOGC=400", "GOMEMLIMIT=1GiB"}
+
 func launch(p *program) (int, error) {
 	out, err := os.OpenFile(filepath.Join(logDir, p.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -99,7 +103,7 @@ func launch(p *program) (int, error) {
 	}
 	defer null.Close()
 	return syscall.ForkExec(p.argv[0], p.argv, &syscall.ProcAttr{
-		Env:   []string{"PATH=" + binDir + ":" + cniDir + ":/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"},
+		Env:   append([]string{"PATH=" + binDir + ":" + cniDir + ":/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}, memory...),
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -52,7 +52,7 @@ func (l Lab) UseSet(dir string) error {
 	if err := os.Mkdir(l.Path("bin"), 0o755); err != nil {
 		return err
 	}
-	return os.Symlink("../set/bin/kube", l.Path("bin", "kubectl"))
+	return os.Symlink("../set/bin/kubectl", l.Path("bin", "kubectl"))
 }
 
 // Program is the path of one of the programs that the lab runs.

@@ -65,7 +65,7 @@ func (s *Supervisor) bringUpCluster(ctx context.Context, c *topo.Cluster) error 
 func (s *Supervisor) events(ctx context.Context, c *topo.Cluster) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(s.Bin, "kube"), "kubectl", "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
+	out, err := exec.CommandContext(ctx, filepath.Join(s.Bin, "kubectl"), "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
 		"get", "events", "-n", "kube-system", "--sort-by=.lastTimestamp",
 		"-o", `jsonpath={range .items[*]}{.lastTimestamp} {.count} {.reason}: {.message}{"\n"}{end}`).CombinedOutput()
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *Supervisor) restarts(c *topo.Cluster) string {
 }
 
 func (s *Supervisor) apply(ctx context.Context, c *topo.Cluster, manifest string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "kube"), "kubectl", "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "kubectl"), "--kubeconfig", s.Lab.Kubeconfig(), "--context", c.Name,
 		"apply", "--validate=false", "-f", "-")
 	cmd.Stdin = strings.NewReader(strings.ReplaceAll(manifest, "@DNS", c.DNS.String()))
 	if out, err := cmd.CombinedOutput(); err != nil {

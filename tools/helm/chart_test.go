@@ -371,7 +371,7 @@ func TestApply(t *testing.T) {
 	} {
 		text := template(t, c.chart, c.release, c.values)
 		// --server-side: client-side apply keeps a second copy in an annotation, for which CRDs are too large.
-		cmd := exec.CommandContext(ctx, kubetest.Program(), "kubectl", "--server="+s.Config.Host, "--certificate-authority="+ca, "--token="+s.Config.BearerToken,
+		cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(kubetest.Program()), "kubectl"), "--server="+s.Config.Host, "--certificate-authority="+ca, "--token="+s.Config.BearerToken,
 			"apply", "--server-side", "-n", "istio-system", "-f", "-")
 		cmd.Env = append(os.Environ(), "KUBECONFIG=/dev/null")
 		cmd.Stdin = strings.NewReader(text)
