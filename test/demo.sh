@@ -18,12 +18,12 @@ wait $job || { cat "$images"; fail 'the images'; }
 cat "$images"
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
 export KUBECONFIG
-ln -sf "$(bin/lab build)/bin/kube" bin/kubectl
+ln -sf "$(bin/lab build)/bin/kubectl" bin/kubectl
 export PATH=$top/bin:$PATH
 lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
 
 export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
-CA=carrick test/walkthrough.sh cluster1 cluster2 || exit 1
+CA=carrick KEY=p256 test/walkthrough.sh cluster1 cluster2 || exit 1
 
 step 'What to try next'
 cat <<EOF

@@ -96,7 +96,7 @@ for c in "${clusters[@]}"; do ready "$c" sample deploy/sleep; done
 ready cluster1 sample deploy/helloworld-v1
 ready cluster2 sample deploy/helloworld-v2
 ready cluster3 sample deploy/helloworld-v1
-hello() { kube "$1" exec -n sample -c sleep deploy/sleep -- sh -c "i=0; while [ \$i -lt $2 ]; do curl -sS --max-time 15 helloworld.sample:5000/hello || echo FAILED; i=\$((i+1)); done"; }
+hello() { kube "$1" exec -n sample -c sleep deploy/sleep -- curl -sS --max-time 15 -H 'Connection: close' "helloworld.sample:5000/hello#[1-$2]"; }
 three() { [ "$(hello "$1" 12 | grep -Eo 'instance: .*' | sort -u | wc -l)" -eq 3 ]; }
 for c in "${clusters[@]}"; do
   until_true 60 "pods of all three clusters answer $c" three "$c"

@@ -19,6 +19,7 @@
 #   PROFILE2         profile that the second cluster has before its CA comes (none: it comes first)
 #   LB               how the load balancer comes: install, or manifest (kubectl apply)
 #   CA               what makes the certificates of step 7: make (Istio's Makefile) or carrick
+#   KEY              kind of the keys that carrick makes there: rsa4096 or p256
 #   STEPS            which steps to run ("1-20"; 21 upgrades, 22 uninstalls); each is safe to repeat
 #   REQUESTS         length of the curl loop (200)
 set -uo pipefail
@@ -34,7 +35,7 @@ POOL1=${POOL1:-10.10.50.75-10.10.50.90} POOL2=${POOL2:-10.29.8.75-10.29.8.90}
 CURL1=${CURL1:-curl} CURL2=${CURL2:-curl}
 HUB_ARGS=${HUB_ARGS:+ $HUB_ARGS}
 INSTALL_ARGS=${INSTALL_ARGS:+ $INSTALL_ARGS} INSTALL_ARGS2=${INSTALL_ARGS2:+ $INSTALL_ARGS2}
-PROFILE2=${PROFILE2:-} CA=${CA:-make} LB=${LB:-install}
+PROFILE2=${PROFILE2:-} CA=${CA:-make} KEY=${KEY:+ --key $KEY} LB=${LB:-install}
 REQUESTS=${REQUESTS:-200}
 STEPS=${STEPS:-1-20}
 [ -z "$LIST" ] || STEPS=1-22
@@ -76,7 +77,6 @@ if [ -n "$LIST" ]; then
   until_true() { :; }
   check() { :; }
 fi
-pod() { kube "$1" -n "$2" get pod -l "$3" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}'; }
 lb_address() { kube "$1" -n istio-system get service "$2" -o jsonpath='{.status.loadBalancer.ingress[0].ip}'; }
 has_lb_address() { [ -n "$(lb_address "$1" "$2")" ]; }
 
@@ -159,18 +159,19 @@ if wanted 3; then
   done
 fi
 
-bookinfo_page() { # prints the reviews pod
+bookinfo_page() { # ADDRESS: prints the reviews pod
   local page
-  page=$($CURL1 -sS --max-time 5 "http://$(lb_address "$C1" istio-ingressgateway)/productpage") || return 1
+  page=$($CURL1 -sS --max-time 5 "http://$1/productpage") || return 1
   has "$page" '<title>Simple Bookstore App</title>' || { echo "$page"; return 1; }
   grep -Eo 'reviews-v[123]' <<<"$page" | head -1
 }
 all_reviews() {
-  local seen='' i r
+  local seen='' i r address
+  address=$(lb_address "$C1" istio-ingressgateway)
   for i in $(seq 1 30); do
-    r=$(bookinfo_page) || { echo "$r"; return 1; }
+    r=$(bookinfo_page "$address") || { echo "$r"; return 1; }
     case $seen in *"$r"*) ;; *) seen="$seen $r" ;; esac
-    [ "$(wc -w <<<"$seen")" -lt 3 ] || { echo "http://$(lb_address "$C1" istio-ingressgateway)/productpage is answered by$seen"; return; }
+    [ "$(wc -w <<<"$seen")" -lt 3 ] || { echo "http://$address/productpage is answered by$seen"; return; }
   done
   echo "only$seen"
   return 1
@@ -226,8 +227,8 @@ if wanted 7; then
     for c in "$C1" "$C2"; do typed "make -f ../tools/certs/Makefile.selfsigned.mk $c-cacerts"; done
   fi
   if [ "$CA" != make ] || [ -n "$LIST" ]; then
-    [ -e root-key.pem ] || typed 'carrick ca root'
-    for c in "$C1" "$C2"; do [ -e "$c/ca-key.pem" ] || typed "carrick ca intermediate $c"; done
+    [ -e root-key.pem ] || typed "carrick ca root$KEY"
+    for c in "$C1" "$C2"; do [ -e "$c/ca-key.pem" ] || typed "carrick ca intermediate $c$KEY"; done
   fi
   for c in "$C1" "$C2"; do typed "openssl verify -CAfile root-cert.pem $c/ca-cert.pem"; done
   typed 'cd ..'
@@ -332,10 +333,10 @@ if wanted 13; then
   done
 fi
 
-# hello CONTEXT N: calls helloworld N times from sleep and prints the answers; one process in the pod, one call after another.
+# hello CONTEXT N: calls helloworld N times from sleep, one call after another, each on a connection of its own, and
+# prints the answers. One curl makes them all: to start one takes longer than a call.
 hello() {
-  kube "$1" exec -n sample -c sleep deploy/sleep -- \
-    sh -c 'i=0; while [ $i -lt '"$2"' ]; do curl -sS --max-time 15 helloworld.sample:5000/hello || echo FAILED; i=$((i+1)); done'
+  kube "$1" exec -n sample -c sleep deploy/sleep -- curl -sS --max-time 15 -H 'Connection: close' "helloworld.sample:5000/hello#[1-$2]"
 }
 # counted CONTEXT N: the answers by version, on one line; fails unless all came and both versions have 35 % to 65 %.
 counted() {
@@ -426,7 +427,7 @@ if wanted 18; then
   done
 fi
 
-endpoints() { carrick proxy-config endpoints "$(pod "$1" sample app=sleep).sample" --context="$1" --cluster 'outbound|5000||helloworld.sample.svc.cluster.local' "${@:2}"; }
+endpoints() { carrick proxy-config endpoints deploy/sleep.sample --context="$1" --cluster 'outbound|5000||helloworld.sample.svc.cluster.local' "${@:2}"; }
 endpoint_count() { local out; out=$(endpoints "$1"); [ "$(grep -c HEALTHY <<<"$out")" -eq "$2" ] || { echo "$out"; return 1; }; }
 route_file() { grep -q 'helloworld.sample.svc.cluster.local:5000/\*' route.yaml && grep -q 'retriable-status-codes' route.yaml; }
 

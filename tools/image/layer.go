@@ -20,6 +20,7 @@ import (
 // layer is the files of an image layer by path. The first error is kept and returned by onto.
 type layer struct {
 	entries map[string]entry
+	packed  v1.Layer // of entries, once an image has been made with it
 	err     error
 }
 
@@ -33,7 +34,7 @@ func (l *layer) put(p string, e entry) {
 	if l.entries == nil {
 		l.entries = map[string]entry{}
 	}
-	l.entries[p] = e
+	l.entries[p], l.packed = e, nil
 }
 
 func (l *layer) file(to, from string, mode int64) {
@@ -75,9 +76,17 @@ func (l *layer) program(to, from string) {
 
 // onto returns an image with the layer on top of it.
 func (l *layer) onto(img v1.Image) (v1.Image, error) {
+	if l.err == nil && l.packed == nil {
+		l.packed, l.err = l.pack()
+	}
 	if l.err != nil {
 		return nil, l.err
 	}
+	return mutate.AppendLayers(img, l.packed)
+}
+
+// pack compresses the files.
+func (l *layer) pack() (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	dirs := map[string]bool{}
@@ -109,13 +118,9 @@ func (l *layer) onto(img v1.Image) (v1.Image, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	lay, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(b.Bytes())), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return mutate.AppendLayers(img, lay)
+	}, tarball.WithCompressedCaching)
 }
 
 // parents returns the folders above p, outermost first.
