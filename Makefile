@@ -81,9 +81,8 @@ e2e: lab image-envoy ## The walkthrough, end to end in the lab
 test: integration e2e ## Everything that CI runs
 
 .PHONY: test-all
-test-all: lab image-envoy ## The guide on other kinds of clusters (older, overlay, MetalLB...); writes docs/tested.md
-	bin/lab build --kubernetes 1.34
-	test/all.sh
+test-all: lab image-envoy ## The guide on other kinds of clusters (older, overlay, MetalLB...), or RUNS="dist helm"; writes docs/tested.md
+	test/all.sh $(RUNS)
 
 .PHONY: bench
 bench: build envoy ## The proxy beside Envoy, nginx and haproxy: ratios in one run, three minutes (as root: installs them)

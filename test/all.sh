@@ -174,6 +174,7 @@ one() {
       ;;
     carrick-lb) start --nodes 3; STEPS=1-2 guide; takeover carrick ;;
     kubernetes-1.34)
+      bin/lab build --kubernetes 1.34 || fail 'building Kubernetes 1.34'
       start --kubernetes 1.34
       export INSTALL_ARGS='--set values.global.proxy.nativeSidecar=false'
       guide
