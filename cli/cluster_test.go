@@ -13,6 +13,7 @@ import (
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -189,6 +190,42 @@ func TestWithoutControlPlane(t *testing.T) {
 	}
 	if stdout, _, code := carrick(t, kubeconfig, "uninstall", "--verify"); code != 0 || !strings.Contains(stdout, "Nothing of Carrick is left") {
 		t.Errorf("uninstall --verify: exit code %d, %s", code, stdout)
+	}
+}
+
+// TestInstalledByHelm: where the installer has stored nothing, the injector's values say what the mesh is.
+func TestInstalledByHelm(t *testing.T) {
+	s, kubeconfig := server(t)
+	ctx := t.Context()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system", Labels: map[string]string{"topology.istio.io/network": "n1"}}}
+	if _, err := s.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	values := func(text string) {
+		t.Helper()
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "istio-sidecar-injector-canary"}, Data: map[string]string{"values": text}}
+		cms := s.Client.CoreV1().ConfigMaps("istio-system")
+		_, err := cms.Create(ctx, cm, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			_, err = cms.Update(ctx, cm, metav1.UpdateOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	values(`{"revision": "canary", "global": {"meshID": "m1", "network": "", "multiCluster": {"clusterName": "c1"}}}`)
+	stdout, stderr, code := carrick(t, kubeconfig, "eastwest")
+	for _, want := range []string{"meshID: m1", "clusterName: c1", "network: n1"} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("exit code %d, want %s in:\n%s%s", code, want, stdout, stderr)
+		}
+	}
+	if _, stderr, code := carrick(t, kubeconfig, "eastwest", "--cluster", "c2"); code != 1 || !strings.Contains(stderr, "--cluster is c2, but the control plane was installed with values.global.multiCluster.clusterName=c1") {
+		t.Errorf("another name: exit code %d, %s", code, stderr)
+	}
+	values(`{"global": `)
+	if _, stderr, code := carrick(t, kubeconfig, "eastwest"); code != 1 || !strings.Contains(stderr, "ConfigMap istio-system/istio-sidecar-injector-canary: key values: ") {
+		t.Errorf("half a file: exit code %d, %s", code, stderr)
 	}
 }
 

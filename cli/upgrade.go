@@ -139,7 +139,7 @@ func (a *app) toUpgrade(ctx context.Context, c *cluster, revision string) ([]*in
 		return nil, err
 	}
 	if len(states) == 0 {
-		return nil, errors.New("nothing of Carrick is installed; install it: carrick install")
+		return nil, errors.New("nothing of Carrick is installed; install it: carrick install (what Helm installed is upgraded by helm upgrade)")
 	}
 	revisions, err := c.Revisions(ctx)
 	if err != nil {

@@ -62,6 +62,11 @@ out=$(carrick proxy-status --context="$C1") || fail 'proxy-status'
 echo "$out"
 for p in sleep helloworld-v1 istio-ingressgateway; do expect "$p" "$out" "^$p-[^ ]+ +cluster1 +SYNCED +SYNCED +SYNCED +SYNCED "; done
 
+step 'The verbs that ask what is installed'
+out=$(carrick eastwest --context="$C1") || fail 'eastwest'
+for p in 'meshID: mesh1' 'clusterName: cluster1' 'network: network1'; do expect eastwest "$out" "$p"; done
+run carrick analyze -A --context="$C1"
+
 step 'helm upgrade, with the same values and with another'
 pods() { kube get pod -A -l 'app in (istiod,istio-ingressgateway,sleep,helloworld)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort; }
 before=$(pods) bundle=$(kube get mutatingwebhookconfiguration istio-sidecar-injector -o jsonpath='{.webhooks[*].clientConfig.caBundle}')
