@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"math"
 	"net/netip"
 	"syscall"
 	"time"
@@ -273,12 +274,17 @@ func (c *conn) limit(bytes uint32) { c.high = min(highWater, int(bytes)) }
 
 // isFull reports whether enough is waiting; if so onWrite will come.
 func (c *conn) isFull() bool {
+	c.full = c.full || c.waiting() > c.high
+	return c.full
+}
+
+// waiting returns how many bytes of output are not with the kernel.
+func (c *conn) waiting() int {
 	n := len(c.out) + len(c.wire) - c.off
 	if c.src != nil {
 		n += c.src.Queued()
 	}
-	c.full = c.full || n > c.high
-	return c.full
+	return n
 }
 
 // flush writes what waits. It may fail the connection.
@@ -440,16 +446,13 @@ func (c *conn) closeWrite() {
 	}
 }
 
-// closeAfter closes c once its output has gone, or after a second.
+// closeAfter closes c once its output has gone, or when the peer has taken nothing of it for a second.
 func (c *conn) closeAfter() {
 	if c.closed || c.closing {
 		return
 	}
 	c.closing = true
-	l := &lingerer{c: c}
-	l.timer.Fire = c.close
-	c.user = l
-	c.w.loop.Arm(&l.timer, time.Second)
+	c.leaveOpen()
 	c.mark()
 }
 
@@ -459,19 +462,35 @@ func (c *conn) linger() {
 	if c.closed {
 		return
 	}
-	l := &lingerer{c: c}
-	l.timer.Fire = c.close
-	c.user = l
-	c.w.loop.Arm(&l.timer, time.Second)
+	c.leaveOpen()
 	c.closeWrite()
 	if c.readable {
 		c.again()
 	}
 }
 
+// leaveOpen gives c to a lingerer.
+func (c *conn) leaveOpen() {
+	l := &lingerer{c: c, left: math.MaxInt}
+	l.timer.Fire = l.onTimer
+	c.user = l
+	c.w.loop.Arm(&l.timer, time.Second)
+}
+
+// lingerer closes a connection when its peer has taken nothing for a second.
 type lingerer struct {
 	c     *conn
 	timer loop.Timer
+	left  int // bytes that the peer did not have a second ago
+}
+
+func (l *lingerer) onTimer() {
+	if n := l.c.waiting() + loop.Unacknowledged(l.c.fd); n > 0 && n < l.left {
+		l.left = n
+		l.c.w.loop.Arm(&l.timer, time.Second)
+		return
+	}
+	l.c.close()
 }
 
 func (l *lingerer) onRead() {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/config"
@@ -21,6 +22,7 @@ type h2Down struct {
 	most    loop.Timer // MaxConnectionDuration
 	ping    pinger
 	closing bool // Shutdown was called
+	late    bool // and waits no longer for the client to take what it was sent
 	uncount func()
 }
 
@@ -65,12 +67,17 @@ func (w *worker) serveHTTP2(d *downstream) {
 	}
 }
 
-// rest starts the idle timer if no stream is left, or ends a connection that is to end.
+// rest starts the idle timer if no stream is left, or ends a connection that is to end, once the client
+// has let it send what its windows hold back.
 func (x *h2Down) rest() {
 	if len(x.streams) > 0 {
 		return
 	}
 	if x.closing && x.served > 0 || x.c.closed {
+		if !x.c.closed && !x.late && x.h2.Held() {
+			x.w.loop.Arm(&x.idle, cmp.Or(x.d.chain.HTTP.StreamIdleTimeout, time.Hour))
+			return
+		}
 		x.idle.Stop()
 		x.leave()
 		if !x.c.closed {
@@ -93,6 +100,7 @@ func (x *h2Down) leave() {
 }
 
 func (x *h2Down) onIdle() {
+	x.late = x.closing // what it was to get has waited long enough
 	x.closing, x.served = true, max(1, x.served)
 	x.h2.Close(http2.NoError)
 	x.rest()
@@ -161,6 +169,10 @@ func (x *h2Down) feed(b []byte) {
 	if err != nil {
 		x.c.closeAfter()
 		x.fail("http2.protocol_error")
+		return
+	}
+	if x.closing && x.c.user == user(x) { // the windows may have opened
+		x.rest()
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -210,6 +211,64 @@ func TestPings(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// TestDrainUnderWindows: a connection that is to end gives its client what the client's windows hold back.
+func TestDrainUnderWindows(t *testing.T) {
+	const window, size = 1000, 8000
+	app := backend(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) })
+	port := freePort(t)
+	r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), ""), clusterYAML("b", "", app)), nil)
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	io.WriteString(c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, h := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "a.test"}, {":path", "/"}} {
+		enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+	}
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+	got := 0
+	until := func(what string, done func(http2.Frame) bool) {
+		t.Helper()
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("waiting for %s: %v, after %d bytes", what, err, got)
+			}
+			if d, ok := fr.(*http2.DataFrame); ok {
+				got += len(d.Data())
+			}
+			if done(fr) {
+				return
+			}
+		}
+	}
+	until("the first window", func(http2.Frame) bool { return got == window })
+	// All of the answer has come by now, or the upstream's stream would count as active.
+	eventually(t, "the upstream to have answered", func() bool { return r.Hosts("b")[0].RqActive == 0 })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	drained := make(chan struct{})
+	go func() { defer close(drained); r.Drain(ctx) }()
+	until("GOAWAY", func(fr http2.Frame) bool { _, ok := fr.(*http2.GoAwayFrame); return ok })
+	f.WriteWindowUpdate(1, 3000)
+	until("more", func(http2.Frame) bool { return got == window+3000 })
+	f.WriteWindowUpdate(1, size)
+	until("the end", func(fr http2.Frame) bool { d, ok := fr.(*http2.DataFrame); return ok && d.StreamEnded() })
+	if got != size {
+		t.Errorf("%d bytes came of %d", got, size)
+	}
+	<-drained
+	if ctx.Err() != nil {
+		t.Error("the connection did not end")
 	}
 }
 

@@ -220,6 +220,21 @@ func (c *Conn) Refill() {
 // Streams returns the number of streams that are not over.
 func (c *Conn) Streams() int { return len(c.streams) }
 
+// Held reports whether the peer's windows hold back the end of something: the stream, or the body before
+// it, is over for the handler, but not for the peer.
+func (c *Conn) Held() bool {
+	all := int64(0)
+	for _, s := range c.streams {
+		if n := int64(s.Pending()); s.end && n > 0 {
+			all += n
+			if n > s.sendWindow || all > c.sendWindow {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Feed takes bytes from the peer. After an error the connection is over: what Take still has (GOAWAY)
 // is to be sent, then it is to be closed; streams get no OnReset.
 func (c *Conn) Feed(b []byte) error {

@@ -106,6 +106,15 @@ func CloseFD(fd int) { syscall.Close(fd) }
 // CloseWrite sends the end of the stream.
 func CloseWrite(fd int) { syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(fd), syscall.SHUT_WR, 0) }
 
+// Unacknowledged returns how many bytes were written that the peer does not have yet (SIOCOUTQ, tcp(7)).
+func Unacknowledged(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // ResetOnClose makes closing the socket send a reset.
 func ResetOnClose(fd int) {
 	syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
