@@ -22,7 +22,7 @@ type h2Down struct {
 	most    loop.Timer // MaxConnectionDuration
 	ping    pinger
 	closing bool // Shutdown was called
-	late    bool // and waits no longer for the client to take what it was sent
+	late    bool // what the client has not taken by now it does not get
 	uncount func()
 }
 
@@ -100,8 +100,7 @@ func (x *h2Down) leave() {
 }
 
 func (x *h2Down) onIdle() {
-	x.late = x.closing // what it was to get has waited long enough
-	x.closing, x.served = true, max(1, x.served)
+	x.closing, x.late, x.served = true, true, max(1, x.served)
 	x.h2.Close(http2.NoError)
 	x.rest()
 }
