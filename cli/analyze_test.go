@@ -89,6 +89,9 @@ func TestAnalyzeInjection(t *testing.T) {
 			sidecar(p)
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1337))}
 		}), injected), "Warning IST0144"},
+		"user without a sidecar": {analyzePod(pod(func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1337))}
+		}), refused), ""},
 		"port":  {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}}), "Info IST0118"},
 		"ports": {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http-web"}, {Name: "grpc-web"}, {Name: "x", AppProtocol: new("http")}, {Name: "dns", Protocol: "UDP"}}}}), ""},
 	} {

@@ -119,13 +119,10 @@ func analyzeNamespace(ns *corev1.Namespace) (out []message) {
 // analyzePod finds pods that should have a sidecar and have none, and those that take its user.
 func analyzePod(p *corev1.Pod, space injectionState) (out []message) {
 	origin := "Pod " + p.Namespace + "/" + p.Name
-	sidecar := false
-	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
-		if c.Name == "istio-proxy" {
-			sidecar = true
-			continue
-		}
-		if s := c.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == 1337 && c.Name != "istio-init" {
+	containers := slices.Concat(p.Spec.InitContainers, p.Spec.Containers)
+	sidecar := slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Name == "istio-proxy" })
+	for _, c := range containers {
+		if s := c.SecurityContext; sidecar && c.Name != "istio-proxy" && s != nil && s.RunAsUser != nil && *s.RunAsUser == 1337 && c.Name != "istio-init" {
 			out = append(out, finding("IST0144", origin, "spec.containers."+c.Name+".securityContext.runAsUser", "user 1337 is the sidecar's: what this container sends is not redirected to it", "take another user"))
 		}
 	}
