@@ -15,7 +15,7 @@ C1=${1:?usage: adopt.sh CONTEXT1 CONTEXT2} C2=${2:?usage: adopt.sh CONTEXT1 CONT
 ISTIO=${ISTIO:?folder that tools/istio.sh made}
 CURL1=${CURL1:-curl}
 work=$(mktemp -d)
-trap 'touch "$work/stop"; wait; rm -rf "$work"' EXIT
+trap 'touch "$work/stop"; kill $(jobs -p) 2>/dev/null; wait; rm -rf "$work"' EXIT
 istioctl() { command "$ISTIO/istioctl" "$@"; }
 kube() { kubectl --context="$1" "${@:2}"; }
 ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
@@ -96,9 +96,11 @@ if out=$(carrick install --context="$C1" -y -f "$work/1.yaml" 2>&1); then fail '
 echo "$out"
 expect 'install' "$out" 'Istio: Deployment istio-system/istiod, image docker.io/istio/pilot:.*--adopt'
 
-# Load: from a sleep pod of each cluster to helloworld, and from the LAN through the ingress gateway.
+# Load: from a sleep pod of each cluster to helloworld, and from the LAN through the ingress gateway; for a quarter
+# of an hour at most.
 load() { # CONTEXT FILE
-  kube "$1" -n sample exec deploy/sleep -c sleep -- sh -c 'while [ ! -e /tmp/stop ]; do curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}\n" helloworld.sample:5000/hello; done' >"$2"
+  kube "$1" -n sample exec deploy/sleep -c sleep -- sh -c 'read -r now _ </proc/uptime; end=$((${now%.*} + 900))
+    while [ ! -e /tmp/stop ] && read -r now _ </proc/uptime && [ ${now%.*} -lt $end ]; do curl -s -o /dev/null --max-time 15 -w "%{http_code} %{time_total} %{errormsg}\n" helloworld.sample:5000/hello; done' >"$2"
 }
 kube "$C1" apply -n sample -f - <<'EOF' || fail 'the gateway of helloworld'
 apiVersion: networking.istio.io/v1
@@ -121,7 +123,7 @@ through() { [ "$($CURL1 -s -o /dev/null --max-time 5 -w '%{http_code}' "http://$
 until_true 60 "http://$ingress/hello answers" through
 : >"$work/ingress"
 load "$C1" "$work/from-$C1" & load "$C2" "$work/from-$C2" &
-(while [ ! -e "$work/stop" ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total} %{errormsg}\n' "http://$ingress/hello" >>"$work/ingress"; done) &
+(end=$((SECONDS + 900)); while [ ! -e "$work/stop" ] && [ $SECONDS -lt $end ]; do $CURL1 -s -o /dev/null --max-time 15 -w '%{http_code} %{time_total} %{errormsg}\n' "http://$ingress/hello" >>"$work/ingress"; done) &
 until_true 30 'load' test -s "$work/ingress"
 old=$(kube "$C1" -n sample get pod -o jsonpath='{.items[*].metadata.name}')
 
@@ -138,7 +140,8 @@ has "$(kube "$C1" -n istio-system get deploy -o jsonpath='{..image}')" 'istio/(p
 guide 14-14
 
 step "istioctl, against Carrick"
-test/istioctl.sh "$C1" "$C2" || fail 'istioctl'
+# Istio's sidecars have not rolled yet, and istioctl says so.
+ANALYZE='Warning \[IST0158\] .*sleep-' test/istioctl.sh "$C1" "$C2" || fail 'istioctl'
 
 step "Istio's sidecars roll"
 run kubectl --context="$C1" -n sample rollout restart deploy/helloworld-v1
