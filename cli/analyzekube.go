@@ -122,7 +122,10 @@ func analyzePod(p *corev1.Pod, space injectionState) (out []message) {
 	containers := slices.Concat(p.Spec.InitContainers, p.Spec.Containers)
 	sidecar := slices.ContainsFunc(containers, func(c corev1.Container) bool { return c.Name == "istio-proxy" })
 	for _, c := range containers {
-		if s := c.SecurityContext; sidecar && c.Name != "istio-proxy" && s != nil && s.RunAsUser != nil && *s.RunAsUser == 1337 && c.Name != "istio-init" {
+		if !sidecar || c.Name == "istio-proxy" || c.Name == "istio-init" {
+			continue
+		}
+		if s := c.SecurityContext; s != nil && s.RunAsUser != nil && *s.RunAsUser == 1337 {
 			out = append(out, finding("IST0144", origin, "spec.containers."+c.Name+".securityContext.runAsUser", "user 1337 is the sidecar's: what this container sends is not redirected to it", "take another user"))
 		}
 	}

@@ -224,7 +224,7 @@ func TestInstalledByHelm(t *testing.T) {
 		t.Errorf("another name: exit code %d, %s", code, stderr)
 	}
 	values(`{"global": `)
-	if _, stderr, code := carrick(t, kubeconfig, "eastwest"); code != 1 || !strings.Contains(stderr, "ConfigMap istio-system/istio-sidecar-injector-canary: key values: ") {
+	if _, stderr, code := carrick(t, kubeconfig, "eastwest"); code != 1 || !strings.Contains(stderr, "ConfigMap istio-system/istio-sidecar-injector-canary: data.values is not JSON") {
 		t.Errorf("half a file: exit code %d, %s", code, stderr)
 	}
 }

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/carrick-mesh/carrick/install"
@@ -85,27 +83,18 @@ gen-eastwest-gateway.sh, whose output install -f - takes as it is.`,
 	return cmd
 }
 
-// installedMesh is what a cluster's control plane was told of its place in the mesh.
-type installedMesh struct {
-	Namespace, Cluster, MeshID, Revision string
-
-	Network string // that of the namespace's label, if it was told of none
-}
-
 // installed returns the settings of the control plane that runs in a cluster: those that the installer
-// stored, or, where it was installed in another way, those of its injector.
-func installed(ctx context.Context, c *cluster, namespace, version string) (*installedMesh, error) {
+// stored, or, where it was installed in another way, those that can be found.
+func installed(ctx context.Context, c *cluster, namespace, version string) (*install.Config, error) {
 	s, err := c.LoadState(ctx, namespace, install.ControlPlane)
 	if err != nil {
 		return nil, c.wrong(err)
 	}
-	var cfg *installedMesh
-	if s == nil {
-		cfg, err = injectorSettings(ctx, c, namespace)
-	} else if from, e := s.Config(version); e == nil {
-		cfg = &installedMesh{from.Namespace, from.Cluster, from.MeshID, from.Revision, from.Network}
+	var cfg *install.Config
+	if s != nil {
+		cfg, err = s.Config(version)
 	} else {
-		err = e
+		cfg, err = c.Found(ctx, namespace, version)
 	}
 	if err != nil {
 		return nil, c.wrong(err)
@@ -121,33 +110,6 @@ func installed(ctx context.Context, c *cluster, namespace, version string) (*ins
 		cfg.Network = ns.Labels["topology.istio.io/network"]
 	}
 	return cfg, nil
-}
-
-// injectorSettings reads the values of the first ConfigMap istio-sidecar-injector, of any revision, by
-// which Helm's charts tell the injector what to give pods; nil if there is none.
-func injectorSettings(ctx context.Context, c *cluster, namespace string) (*installedMesh, error) {
-	l, err := c.Kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("listing ConfigMaps of namespace %s: %w", namespace, err)
-	}
-	for _, cm := range l.Items { // by name
-		if cm.Name != "istio-sidecar-injector" && !strings.HasPrefix(cm.Name, "istio-sidecar-injector-") {
-			continue
-		}
-		var values struct {
-			Revision string
-			Global   struct {
-				MeshID, Network string
-				MultiCluster    struct{ ClusterName string }
-			}
-		}
-		if err := yaml.Unmarshal([]byte(cm.Data["values"]), &values); err != nil {
-			return nil, fmt.Errorf("ConfigMap %s/%s: key values: %w", namespace, cm.Name, err)
-		}
-		g := values.Global
-		return &installedMesh{namespace, cmp.Or(g.MultiCluster.ClusterName, install.DefaultCluster), g.MeshID, values.Revision, g.Network}, nil
-	}
-	return nil, nil
 }
 
 // eastwestOperator is what Istio 1.15's script prints.

@@ -26,7 +26,7 @@ import (
 // member is what mesh check knows of one cluster.
 type member struct {
 	*cluster
-	cfg       *installedMesh
+	cfg       *install.Config
 	root      string // subject and fingerprint
 	watched   map[string]clusterState
 	label     string              // of the control plane's namespace: its network

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/diagnose"
+	"github.com/carrick-mesh/carrick/install"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +18,7 @@ import (
 
 func TestCompare(t *testing.T) {
 	mk := func(name, id, mesh, network, root string) *member {
-		cfg := &installedMesh{Cluster: id, MeshID: mesh, Network: network, Namespace: "istio-system"}
+		cfg := &install.Config{Cluster: id, MeshID: mesh, Network: network, Namespace: "istio-system"}
 		m := &member{cluster: &cluster{context: name}, cfg: cfg, root: root, watched: map[string]clusterState{}, label: network, gateways: []string{"istio-eastwestgateway"}, addresses: []string{"10.0.0." + id[1:]},
 			exposed: true, reader: "uid-" + id, seen: map[string][]string{}, secrets: map[string]token{}}
 		for _, c := range []string{"c1", "c2"} {
@@ -158,7 +159,7 @@ func TestPairsRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := pairs{app: a, members: []*member{{cluster: c, cfg: &installedMesh{Cluster: "c1", Revision: "canary"}}}, requests: 1, timeout: 2 * time.Second}
+	p := pairs{app: a, members: []*member{{cluster: c, cfg: &install.Config{Cluster: "c1", Revision: "canary"}}}, requests: 1, timeout: 2 * time.Second}
 	var out strings.Builder
 	bad := p.run(ctx, &out, false)
 	if len(bad) != 1 || !strings.Contains(bad[0], "context a (") || !strings.Contains(bad[0], "is not ready within 2s: it is Pending") {

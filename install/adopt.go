@@ -114,10 +114,10 @@ func (c *Cluster) TakenOver(ctx context.Context, namespace, revision string) (ma
 	}
 	var live, config map[string]any
 	if err := json.Unmarshal([]byte(cm.Data["values"]), &live); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s: data.values is not JSON (%w); correct it, or leave out --adopt and remove Istio first", namespace, name, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s: data.values is not JSON (%w); correct it, or remove that installation", namespace, name, err)
 	}
 	if err := yaml.Unmarshal([]byte(cm.Data["config"]), &config); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s: data.config is not YAML (%w); correct it, or leave out --adopt and remove Istio first", namespace, name, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s: data.config is not YAML (%w); correct it, or remove that installation", namespace, name, err)
 	}
 	values := map[string]any{}
 	for _, path := range [][]string{
@@ -152,6 +152,29 @@ func (c *Cluster) TakenOver(ctx context.Context, namespace, revision string) (ma
 		return nil, nil
 	}
 	return map[string]any{"apiVersion": "install.istio.io/v1alpha1", "kind": "IstioOperator", "spec": map[string]any{"values": values}}, nil
+}
+
+// Found returns the settings of a control plane that Helm or Istio installed, as far as TakenOver reads
+// them: of the first by name if there are several revisions; nil if there is none. version is the default tag.
+func (c *Cluster) Found(ctx context.Context, namespace, version string) (*Config, error) {
+	l, err := c.Kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing ConfigMaps of namespace %s: %w", namespace, err)
+	}
+	for _, cm := range l.Items {
+		end, ok := strings.CutPrefix(cm.Name, injectorName(""))
+		if !ok || end != "" && end[0] != '-' {
+			continue
+		}
+		revision := strings.TrimPrefix(end, "-")
+		taken, err := c.TakenOver(ctx, namespace, revision)
+		if err != nil {
+			return nil, err
+		}
+		own := map[string]any{"spec": map[string]any{"namespace": namespace, "revision": revision}}
+		return Resolve([]map[string]any{taken, own}, nil, version)
+	}
+	return nil, nil
 }
 
 // meshNetworks returns the networks that a ConfigMap of the mesh's settings describes.

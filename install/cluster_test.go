@@ -149,15 +149,21 @@ func runManifest(t *testing.T, c *Cluster, m *Manifest) (*Plan, []string) {
 func countCRDWrites(t *testing.T, config *rest.Config) (*Cluster, *atomic.Int64) {
 	t.Helper()
 	var writes atomic.Int64
-	cfg := rest.CopyConfig(config)
-	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+	return wrapped(t, config, func(rt http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			if r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/customresourcedefinitions") {
 				writes.Add(1)
 			}
 			return rt.RoundTrip(r)
 		})
-	})
+	}), &writes
+}
+
+// wrapped returns a client whose requests go through what wrap makes.
+func wrapped(t *testing.T, config *rest.Config, wrap func(http.RoundTripper) http.RoundTripper) *Cluster {
+	t.Helper()
+	cfg := rest.CopyConfig(config)
+	cfg.Wrap(wrap)
 	c := &Cluster{}
 	var err error
 	if c.Kube, err = kubernetes.NewForConfig(cfg); err == nil {
@@ -166,7 +172,7 @@ func countCRDWrites(t *testing.T, config *rest.Config) (*Cluster, *atomic.Int64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, &writes
+	return c
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

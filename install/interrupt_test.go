@@ -17,8 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -46,17 +44,7 @@ func killed(t *testing.T, config *rest.Config, n int) (*Cluster, *dying) {
 	t.Helper()
 	d := &dying{}
 	d.left.Store(int64(n))
-	cfg := rest.CopyConfig(config)
-	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper { d.base = rt; return d })
-	c := &Cluster{}
-	var err error
-	if c.Kube, err = kubernetes.NewForConfig(cfg); err == nil {
-		c.Dynamic, err = dynamic.NewForConfig(cfg)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, d
+	return wrapped(t, config, func(rt http.RoundTripper) http.RoundTripper { d.base = rt; return d }), d
 }
 
 // everything returns all that is installed or made by an installation, without what servers count.

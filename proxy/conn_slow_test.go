@@ -20,12 +20,7 @@ func TestSlowReader(t *testing.T) {
 	app := backend(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) })
 	port := freePort(t)
 	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), ""), clusterYAML("b", "", app)), nil)
-	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Minute))
+	c := connect(t, port)
 	if err := c.(*net.TCPConn).SetReadBuffer(4096); err != nil {
 		t.Fatal(err)
 	}

@@ -181,20 +181,34 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
+// connect opens a connection to a port of the proxy, for a minute.
+func connect(t *testing.T, port int) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(time.Minute))
+	return c
+}
+
+// framer speaks HTTP/2 frame by frame to a port of the proxy.
+func framer(t *testing.T, port int, settings ...http2.Setting) *http2.Framer {
+	t.Helper()
+	c := connect(t, port)
+	io.WriteString(c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	f.WriteSettings(settings...)
+	return f
+}
+
 // TestPings: a client that asks again and again, and reads the answers, is never told to be calm.
 func TestPings(t *testing.T) {
 	app := backend(t, func(http.ResponseWriter, *http.Request) {})
 	port := freePort(t)
 	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), ""), clusterYAML("b", "", app)), nil)
-	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
-	io.WriteString(c, http2.ClientPreface)
-	f := http2.NewFramer(c, c)
-	f.WriteSettings()
+	f := framer(t, port)
 	for i := range 3000 {
 		if err := f.WritePing(false, [8]byte{byte(i), byte(i >> 8)}); err != nil {
 			t.Fatal(err)
@@ -220,15 +234,7 @@ func TestDrainUnderWindows(t *testing.T) {
 	app := backend(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) })
 	port := freePort(t)
 	r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), ""), clusterYAML("b", "", app)), nil)
-	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
-	io.WriteString(c, http2.ClientPreface)
-	f := http2.NewFramer(c, c)
-	f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
+	f := framer(t, port, http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
 	for _, h := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "a.test"}, {":path", "/"}} {
