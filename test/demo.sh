@@ -7,20 +7,28 @@ cd "$top" || exit 1
 id=${1:-demo}
 lab() { bin/lab --run-id "$id" "$@"; }
 
-# The clusters come up while the images are made.
+# loaded: whether both nodes have the images. One that has not started is passed over.
+loaded() {
+  local out
+  out=$(lab image load dist/images/carrick.tar dist/images/samples.tar) && has "$out" 'into 2 nodes'
+}
+
+# The clusters come up while the images are made and loaded.
 step 'Two Kubernetes clusters; images'
 images=$(mktemp)
 trap 'rm -f "$images"' EXIT
-go run ./tools/image --version "$(cat VERSION)" --bin bin --out dist/images >"$images" 2>&1 &
+{
+  go run ./tools/image --version "$(cat VERSION)" --bin bin --out dist/images --made dist/images/made.json || exit 1
+  until_true 120 'two nodes that take the images' loaded
+} >"$images" 2>&1 &
 job=$!
-lab up || fail 'the lab did not come up'
+lab up || { kill $job; fail 'the lab did not come up'; }
 wait $job || { cat "$images"; fail 'the images'; }
 cat "$images"
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
 export KUBECONFIG
 ln -sf "$(bin/lab build)/bin/kubectl" bin/kubectl
 export PATH=$top/bin:$PATH
-lab image load dist/images/carrick.tar dist/images/samples.tar || fail 'the images'
 
 export CURL1="$top/bin/lab --run-id $id exec client1 curl" CURL2="$top/bin/lab --run-id $id exec client2 curl"
 CA=carrick KEY=p256 test/walkthrough.sh cluster1 cluster2 || exit 1

@@ -65,6 +65,18 @@ kept() {
   typed "$2" | tee "$1"
   [ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 }
+# in_both FUNCTION: runs it for either cluster, at the same time as in two terminals: what is typed for the
+# second is shown when it is done. What the function changes of the shell, as its folder, is lost.
+in_both() {
+  local job code=0
+  if [ -n "$LIST" ]; then "$1" "$C1"; "$1" "$C2"; return; fi
+  ("$1" "$C2") >"$temporary/second" 2>&1 &
+  job=$!
+  ("$1" "$C1") || code=1
+  wait $job || code=1
+  cat "$temporary/second"
+  [ $code -eq 0 ] || exit 1
+}
 carrick() { command "$CARRICK" "$@"; }
 # All that checks ends up in one of these, or in a function that is called through one of them.
 ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
@@ -104,18 +116,17 @@ if wanted 1; then
   done
 fi
 
-if wanted 2; then
-  step '2. A load balancer on bare metal'
-  for c in "$C1" "$C2"; do
-    range=$POOL1; [ "$c" = "$C1" ] || range=$POOL2
-    on "$c"
-    if [ "$LB" = manifest ]; then
-      typed "carrick lb manifest$HUB_ARGS > carrick-lb.yaml"
-      typed 'kubectl apply -f carrick-lb.yaml'
-    else
-      typed "carrick lb install$HUB_ARGS"
-    fi
-    typed "kubectl apply -f - <<EOF
+load_balancer() { # CONTEXT
+  local range=$POOL1
+  [ "$1" = "$C1" ] || range=$POOL2
+  on "$1"
+  if [ "$LB" = manifest ]; then
+    typed "carrick lb manifest$HUB_ARGS > carrick-lb.yaml"
+    typed 'kubectl apply -f carrick-lb.yaml'
+  else
+    typed "carrick lb install$HUB_ARGS"
+  fi
+  typed "kubectl apply -f - <<EOF
 apiVersion: metallb.io/v1beta1
 kind: IPAddressPool
 metadata:
@@ -132,7 +143,11 @@ metadata:
   name: l2
   namespace: metallb-system
 EOF"
-  done
+}
+
+if wanted 2; then
+  step '2. A load balancer on bare metal'
+  in_both load_balancer
   for c in "$C1" "$C2"; do
     if [ "$LB" = manifest ]; then # nobody has waited yet
       ready "$c" metallb-system deploy/controller
@@ -240,33 +255,31 @@ plugged_in() { # CONTEXT
     has "$log" "x509 cert - Issuer: \"CN=Root CA,O=Istio\", Subject: \"CN=Intermediate CA,O=Istio,L=$1\"" || { tail -20 <<<"$log"; return 1; }
 }
 
+cacerts() { # CONTEXT
+  kube "$1" get ns istio-system >/dev/null 2>&1 && [ -z "$LIST" ] || typed "kubectl --context=$1 create namespace istio-system"
+  [ -n "$LIST" ] || ! kube "$1" -n istio-system get secret cacerts >/dev/null 2>&1 || return 0
+  typed "kubectl --context=$1 create secret generic cacerts -n istio-system --from-file=$1/ca-cert.pem --from-file=$1/ca-key.pem --from-file=$1/root-cert.pem --from-file=$1/cert-chain.pem"
+  [ -n "$LIST" ] || kube "$1" -n istio-system get deploy istiod >/dev/null 2>&1 || return 0
+  typed "kubectl --context=$1 -n istio-system rollout restart deploy istiod"
+  ready "$1" istio-system deploy/istiod
+  until_true 30 "istiod of $1 signs with its cacerts" plugged_in "$1"
+  typed "kubectl --context=$1 -n istio-system logs deploy/istiod | grep -E 'plugged-in|x509 cert'"
+}
+
 if wanted 8; then
   step '8. cacerts'
   typed 'cd certs'
-  for c in "$C1" "$C2"; do
-    kube "$c" get ns istio-system >/dev/null 2>&1 && [ -z "$LIST" ] || typed "kubectl --context=$c create namespace istio-system"
-    if ! kube "$c" -n istio-system get secret cacerts >/dev/null 2>&1 || [ -n "$LIST" ]; then
-      typed "kubectl --context=$c create secret generic cacerts -n istio-system --from-file=$c/ca-cert.pem --from-file=$c/ca-key.pem --from-file=$c/root-cert.pem --from-file=$c/cert-chain.pem"
-      if kube "$c" -n istio-system get deploy istiod >/dev/null 2>&1 || [ -n "$LIST" ]; then
-        typed "kubectl --context=$c -n istio-system rollout restart deploy istiod"
-        ready "$c" istio-system deploy/istiod
-        until_true 30 "istiod of $c signs with its cacerts" plugged_in "$c"
-        typed "kubectl --context=$c -n istio-system logs deploy/istiod | grep -E 'plugged-in|x509 cert'"
-      fi
-    fi
-  done
+  in_both cacerts
   typed 'cd ..'
 fi
 
 more() { echo "$HUB_ARGS$INSTALL_ARGS$([ "$1" = "$C1" ] || echo "$INSTALL_ARGS2")"; } # CONTEXT: the arguments for its installations
 absent() { ! kube "$1" -n istio-system get "$2" "$3" >/dev/null 2>&1; }
 
-if wanted 9; then
-  step '9. Networks and names'
-  for c in "$C1" "$C2"; do
-    n=network1; [ "$c" = "$C1" ] || n=network2
-    typed "kubectl --context=$c label namespace istio-system topology.istio.io/network=$n --overwrite"
-    typed "cat <<EOF > $c.yaml
+network() { [ "$1" = "$C1" ] && echo network1 || echo network2; } # CONTEXT
+named() { # CONTEXT
+  typed "kubectl --context=$1 label namespace istio-system topology.istio.io/network=$(network "$1") --overwrite"
+  typed "cat <<EOF > $1.yaml
 apiVersion: install.istio.io/v1alpha1
 kind: IstioOperator
 spec:
@@ -274,23 +287,28 @@ spec:
     global:
       meshID: mesh1
       multiCluster:
-        clusterName: $c
-      network: $n
+        clusterName: $1
+      network: $(network "$1")
 EOF"
-    typed "carrick install --context=$c$(more "$c") -f $c.yaml -y"
-    check 'the egress gateway went with the demo profile' absent "$c" deploy istio-egressgateway
-    if [ "$c$PROFILE2" = "$C2" ] && ! absent "$c" secret cacerts; then
-      check 'where cacerts came first, no self-signed CA is made' absent "$c" secret istio-ca-secret
-    fi
-  done
+  typed "carrick install --context=$1$(more "$1") -f $1.yaml -y"
+  check 'the egress gateway went with the demo profile' absent "$1" deploy istio-egressgateway
+  if [ "$1$PROFILE2" = "$C2" ] && ! absent "$1" secret cacerts; then
+    check 'where cacerts came first, no self-signed CA is made' absent "$1" secret istio-ca-secret
+  fi
+}
+
+if wanted 9; then
+  step '9. Networks and names'
+  in_both named
 fi
+
+eastwest() { # CONTEXT
+  typed "samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster $1 --network $(network "$1") | carrick install --context=$1$(more "$1") -y -f -"
+}
 
 if wanted 10; then
   step '10. East-west gateways'
-  for c in "$C1" "$C2"; do
-    n=network1; [ "$c" = "$C1" ] || n=network2
-    typed "samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster $c --network $n | carrick install --context=$c$(more "$c") -y -f -"
-  done
+  in_both eastwest
   for c in "$C1" "$C2"; do
     until_true 60 'an address of the east-west gateway' has_lb_address "$c" istio-eastwestgateway
     kept "$temporary/svc" "kubectl --context=$c -n istio-system get svc"
@@ -315,19 +333,21 @@ if wanted 12; then
   done
 fi
 
+sample() { # CONTEXT
+  local v=v1
+  [ "$1" = "$C1" ] || v=v2
+  kube "$1" get ns sample >/dev/null 2>&1 && [ -z "$LIST" ] || typed "kubectl --context=$1 create namespace sample"
+  typed "kubectl --context=$1 label namespace sample istio-injection=enabled --overwrite"
+  typed "kubectl --context=$1 apply -n sample -f samples/helloworld/helloworld.yaml -l service=helloworld"
+  typed "kubectl --context=$1 apply -n sample -f samples/helloworld/helloworld.yaml -l version=$v"
+  typed "kubectl --context=$1 apply -n sample -f samples/sleep/sleep.yaml"
+  available "$1" sample
+}
+
 if wanted 13; then
   step '13. The sample, v1 here and v2 there'
-  v=v1
+  in_both sample
   for c in "$C1" "$C2"; do
-    kube "$c" get ns sample >/dev/null 2>&1 && [ -z "$LIST" ] || typed "kubectl --context=$c create namespace sample"
-    typed "kubectl --context=$c label namespace sample istio-injection=enabled --overwrite"
-    typed "kubectl --context=$c apply -n sample -f samples/helloworld/helloworld.yaml -l service=helloworld"
-    typed "kubectl --context=$c apply -n sample -f samples/helloworld/helloworld.yaml -l version=$v"
-    typed "kubectl --context=$c apply -n sample -f samples/sleep/sleep.yaml"
-    v=v2
-  done
-  for c in "$C1" "$C2"; do
-    available "$c" sample
     kept "$temporary/pods" "kubectl --context=$c get pod -n sample"
     expect 'the pods of sample' "$(cat "$temporary/pods")" '^helloworld-.* 2/2 +Running'
   done
@@ -359,13 +379,15 @@ loops() {
   return $code
 }
 
+greeted() { # CONTEXT
+  until_true 60 "both versions from $1" both "$1"
+  typed "kubectl --context=$1 exec -n sample -c sleep \"\$(kubectl --context=$1 get pod -n sample -l app=sleep -o jsonpath='{.items[0].metadata.name}')\" -- curl -sS helloworld.sample:5000/hello"
+  typed "kubectl --context=$1 exec -n sample -c sleep deploy/sleep -- curl -sS helloworld.sample:5000/hello"
+}
+
 if wanted 14; then
   step '14. One name, two clusters'
-  for c in "$C1" "$C2"; do
-    until_true 60 "both versions from $c" both "$c"
-    typed "kubectl --context=$c exec -n sample -c sleep \"\$(kubectl --context=$c get pod -n sample -l app=sleep -o jsonpath='{.items[0].metadata.name}')\" -- curl -sS helloworld.sample:5000/hello"
-    typed "kubectl --context=$c exec -n sample -c sleep deploy/sleep -- curl -sS helloworld.sample:5000/hello"
-  done
+  in_both greeted
   check 'the share of the versions' loops "$REQUESTS"
 fi
 

@@ -10,22 +10,36 @@ import (
 	"time"
 )
 
-// Reachable reports an error unless something listens on a unix socket.
-func Reachable(ctx context.Context, socket string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return err
+// reachable waits until something listens on a unix socket.
+func reachable(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", socket)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("containerd is not there after %s: %w", startLimit, err)
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
-	return c.Close()
 }
 
-// loadLimit bounds the loading of one archive into one node.
-const loadLimit = 3 * time.Minute
+// startLimit bounds the wait for containerd, loadLimit the loading of one archive into one node.
+const (
+	startLimit = 2 * time.Minute
+	loadLimit  = 3 * time.Minute
+)
 
 // Load imports archives, Docker's or OCI's, into the containerd that listens on
-// a socket, where a kubelet finds them. ctr is containerd's client program.
+// a socket, or will, where a kubelet finds them. ctr is containerd's client program.
 func Load(ctx context.Context, ctr, socket string, files ...string) error {
+	if err := reachable(ctx, socket); err != nil {
+		return err
+	}
 	var errs []error
 	for _, f := range files {
 		ctx, cancel := context.WithTimeout(ctx, loadLimit)

@@ -107,14 +107,11 @@ func (s *Supervisor) loadAll(ctx context.Context, c *topo.Cluster) error {
 	errs := make([]error, len(c.Nodes))
 	for i, n := range c.Nodes {
 		wg.Go(func() {
-			socket := Containerd(s.Lab, n.Name)
-			if errs[i] = until(ctx, n.Name+": containerd", patience, func() error {
-				return image.Reachable(ctx, socket)
-			}); errs[i] == nil {
-				begin := time.Now()
-				errs[i] = image.Load(ctx, filepath.Join(s.Bin, "ctr"), socket, s.Images...)
-				s.Log.Info("images loaded", "node", n.Name, "took", time.Since(begin))
+			begin := time.Now()
+			if err := image.Load(ctx, filepath.Join(s.Bin, "ctr"), Containerd(s.Lab, n.Name), s.Images...); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", n.Name, err)
 			}
+			s.Log.Info("images loaded", "node", n.Name, "took", time.Since(begin))
 		})
 	}
 	wg.Wait()

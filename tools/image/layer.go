@@ -47,31 +47,42 @@ func (l *layer) file(to, from string, mode int64) {
 
 func (l *layer) link(p, target string) { l.put(p, entry{mode: 0o777, link: target}) }
 
+// roots are the authorities that this machine trusts for the web.
+const roots = "/etc/ssl/certs/ca-certificates.crt"
+
 // base is what every program may expect: names for the users, a folder for temporary files, roots of the web.
 func (l *layer) base() {
 	l.put("etc/passwd", entry{mode: 0o644, data: []byte("root:x:0:0:root:/:/sbin/nologin\nistio-proxy:x:1337:1337:proxy:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n")})
 	l.put("etc/group", entry{mode: 0o644, data: []byte("root:x:0:\nistio-proxy:x:1337:\nnobody:x:65534:\n")})
 	l.put("tmp/", entry{mode: 0o1777})
 	l.put("run/", entry{mode: 0o755})
-	if _, err := os.Stat("/etc/ssl/certs/ca-certificates.crt"); err == nil {
-		l.file("etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt", 0o644)
+	if _, err := os.Stat(roots); err == nil {
+		l.file(strings.TrimPrefix(roots, "/"), roots, 0o644)
 	}
 }
 
 // program puts a program of this machine in, with the libraries that it is linked to.
 func (l *layer) program(to, from string) {
 	l.file(to, from, 0o755)
-	out, err := exec.Command("ldd", from).Output()
-	if err != nil {
-		return // a static program: ldd says so with a failure
+	for _, f := range libraries(from) {
+		l.file(strings.TrimPrefix(f, "/"), f, 0o755)
 	}
-	for line := range strings.Lines(string(out)) {
+}
+
+// libraries returns the files that a program of this machine is linked to.
+func libraries(program string) (out []string) {
+	lines, err := exec.Command("ldd", program).Output()
+	if err != nil {
+		return nil // a static program: ldd says so with a failure
+	}
+	for line := range strings.Lines(string(lines)) {
 		for _, f := range strings.Fields(line) { // libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)
 			if strings.HasPrefix(f, "/") {
-				l.file(strings.TrimPrefix(f, "/"), f, 0o755)
+				out = append(out, f)
 			}
 		}
 	}
+	return out
 }
 
 // onto returns an image with the layer on top of it.

@@ -1,9 +1,10 @@
 // Command image writes Carrick's container images, and those of the samples, as tar files
 // that docker load, ctr images import, kind load and lab image load take. It needs no Docker.
 //
-//	image --version V --bin bin --out dist/images [--envoy FILE] [--hub docker.io/carrickmesh]
+//	image --version V --bin bin --out dist/images [--envoy FILE] [--hub docker.io/carrickmesh] [--made FILE]
 //
-// The same inputs give the same bytes: times in the layers are zero, names are sorted.
+// The same inputs give the same bytes: times in the layers are zero, names are sorted. With --made, what
+// would come out as it is already is not packed again.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -32,6 +34,7 @@ func main() {
 	flag.StringVar(&o.arch, "arch", runtime.GOARCH, "architecture that the programs were built for")
 	flag.StringVar(&o.envoy, "envoy", "", "Envoy's program; if given, carrick-envoy.tar is written too")
 	flag.BoolVar(&o.samples, "samples", true, "write samples.tar")
+	flag.StringVar(&o.made, "made", "", "file that remembers of what the archives were made; one whose inputs are as they were is left as it is")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
@@ -40,40 +43,67 @@ func main() {
 }
 
 type options struct {
-	version, hub, bin, out, arch, envoy string
-	samples                             bool
+	version, hub, bin, out, arch, envoy, made string
+	samples                                   bool
 }
 
 func run(o options) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	carrick, err := o.carrick()
+	made, err := readMade(o.made)
 	if err != nil {
-		return fmt.Errorf("image carrick: %w", err)
-	}
-	if err := o.write("carrick.tar", map[string]v1.Image{o.hub + "/carrick:" + o.version: carrick}); err != nil {
 		return err
 	}
+	for _, a := range o.archives() {
+		if err := made.unless(o, a, func() error { return o.write(a) }); err != nil {
+			return fmt.Errorf("%s: %w", a.file, err)
+		}
+	}
+	return nil
+}
+
+// archive is one of the files that are written.
+type archive struct {
+	file   string
+	from   []string // the files that it is made of
+	images func() (map[string]v1.Image, error)
+}
+
+func (o options) archives() []archive {
+	bin := func(name string) string { return filepath.Join(o.bin, name) }
+	ours := []string{bin("carrick"), bin("carrick-proxy")}
+	out := []archive{{"carrick.tar", ours, func() (map[string]v1.Image, error) {
+		img, err := o.carrick()
+		return map[string]v1.Image{o.hub + "/carrick:" + o.version: img}, err
+	}}}
 	if o.envoy != "" {
-		var l layer
-		l.program("usr/local/bin/envoy", o.envoy)
-		img, err := l.onto(carrick)
-		if err != nil {
-			return fmt.Errorf("image carrick-envoy: %w", err)
-		}
-		if err := o.write("carrick-envoy.tar", map[string]v1.Image{o.hub + "/carrick-envoy:" + o.version: img}); err != nil {
-			return err
-		}
+		from := slices.Concat(ours, []string{o.envoy}, libraries(o.envoy))
+		out = append(out, archive{"carrick-envoy.tar", from, func() (map[string]v1.Image, error) {
+			img, err := o.withEnvoy()
+			return map[string]v1.Image{o.hub + "/carrick-envoy:" + o.version: img}, err
+		}})
 	}
-	if !o.samples {
-		return nil
+	if o.samples {
+		from := []string{bin("app"), bin("grpcecho")}
+		for _, p := range []string{"curl", "busybox"} {
+			if path, err := exec.LookPath(p); err == nil { // else the image says what is missing
+				from = append(append(from, path), libraries(path)...)
+			}
+		}
+		out = append(out, archive{"samples.tar", from, o.sampleImages})
 	}
-	samples, err := o.sampleImages()
+	return out
+}
+
+func (o options) withEnvoy() (v1.Image, error) {
+	carrick, err := o.carrick()
 	if err != nil {
-		return fmt.Errorf("images of the samples: %w", err)
+		return nil, err
 	}
-	return o.write("samples.tar", samples)
+	var l layer
+	l.program("usr/local/bin/envoy", o.envoy)
+	return l.onto(carrick)
 }
 
 // carrick is the one image of the control plane, the gateways and the sidecars.
@@ -191,8 +221,12 @@ func (o options) image(l *layer, c v1.Config) (v1.Image, error) {
 	}())
 }
 
-// write puts images into one file, atomically.
-func (o options) write(file string, images map[string]v1.Image) error {
+// write puts an archive's images into its file, atomically.
+func (o options) write(a archive) error {
+	images, err := a.images()
+	if err != nil {
+		return err
+	}
 	refs := map[name.Reference]v1.Image{}
 	for n, img := range images {
 		r, err := name.NewTag(n, name.StrictValidation)
@@ -201,21 +235,26 @@ func (o options) write(file string, images map[string]v1.Image) error {
 		}
 		refs[r] = img
 	}
-	path := filepath.Join(o.out, file)
 	var b bytes.Buffer
 	if err := tarball.MultiRefWrite(refs, &b); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return err
 	}
 	sorted, err := inOrder(&b)
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := os.WriteFile(path+".tmp", sorted, 0o644); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
+	path := filepath.Join(o.out, a.file)
+	if err := replace(path, sorted); err != nil {
 		return err
 	}
 	fmt.Printf("%s: %d images\n", path, len(images))
 	return nil
+}
+
+// replace writes a file atomically.
+func replace(path string, data []byte) error {
+	if err := os.WriteFile(path+".tmp", data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }
