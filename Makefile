@@ -41,11 +41,11 @@ envoy: $(CACHE)/envoy-$(ENVOY)/envoy ## Fetch the pinned genuine Envoy that test
 
 .PHONY: image
 image: build ## Write the container images to dist/images (no Docker needed)
-	$(GO) run ./tools/image --version $(VERSION) --bin bin --out dist/images --made dist/images/made.json
+	$(GO) run -buildvcs=false ./tools/image --version $(VERSION) --bin bin --out dist/images --made dist/images/made.json
 
 .PHONY: image-envoy
 image-envoy: build envoy ## The same, with the image that runs Envoy in the proxy's place
-	$(GO) run ./tools/image --version $(VERSION) --bin bin --out dist/images --made dist/images/made.json --envoy $(CACHE)/envoy-$(ENVOY)/envoy
+	$(GO) run -buildvcs=false ./tools/image --version $(VERSION) --bin bin --out dist/images --made dist/images/made.json --envoy $(CACHE)/envoy-$(ENVOY)/envoy
 
 .PHONY: dist
 dist: ## Write the release archives, their contents' lists and checksums to dist

@@ -62,5 +62,8 @@ func inOrder(archive io.Reader) ([]byte, error) {
 	if err := put(manifest, last); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // it writes the end, which belongs to the bytes
+		return nil, err
+	}
+	return b.Bytes(), nil
 }

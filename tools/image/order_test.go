@@ -45,6 +45,9 @@ func TestInOrder(t *testing.T) {
 			t.Fatal("two archives of the same images differ")
 		}
 	}
+	if end := make([]byte, 1024); len(first)%512 != 0 || !bytes.HasSuffix(first, end) {
+		t.Errorf("the archive of %d bytes does not end in two empty blocks", len(first))
+	}
 	for ref, want := range refs {
 		tag := ref.(name.Tag)
 		img, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(first)), nil }, &tag)
