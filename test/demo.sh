@@ -7,6 +7,9 @@ cd "$top" || exit 1
 id=${1:-demo}
 lab() { bin/lab --run-id "$id" "$@"; }
 
+# The commands' programs live for a moment: it is not worth their while to collect garbage.
+export GOGC=400
+
 # loaded: whether both nodes have the images. One that has not started is passed over.
 loaded() {
   local out
