@@ -219,9 +219,9 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 						Env: env,
 						ReadinessProbe: &corev1.Probe{
 							ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(8080)}},
-							PeriodSeconds:    2,
+							PeriodSeconds:    1, // an installation waits for it
 							TimeoutSeconds:   5,
-							FailureThreshold: 3,
+							FailureThreshold: 6,
 						},
 						SecurityContext: locked(),
 						VolumeMounts:    []corev1.VolumeMount{{Name: "cacerts", MountPath: "/etc/cacerts", ReadOnly: true}},

@@ -19,7 +19,7 @@ import (
 // How long to wait until looking again, at first and at last.
 const (
 	shortest = 50 * time.Millisecond
-	longest  = 500 * time.Millisecond
+	longest  = 250 * time.Millisecond
 )
 
 // wait returns when all objects do what they were made for, or with the reasons why they do not.
