@@ -366,12 +366,12 @@ func (c *checker) credentials(r *mesh.DestinationRule, h *mesh.Host) {
 	}
 	for p := range c.s.Pods(c.s.Local()) {
 		if h.Rules[i].Visible(p.Namespace) && h.Service.Visible(p.Namespace) && p.Labels[tlsModeLabel] == "istio" {
-			eachTLS(r.Spec, func(field string, t *networking.ClientTLSSettings) {
+			for field, t := range mesh.ClientTLS(r.Spec) {
 				if t.GetCredentialName() != "" {
 					c.add("", r.Key(), field+".credentialName", "name files that the pods have (clientCertificate, privateKey, caCertificates), or call by an egress gateway",
 						"sidecars may not read Secrets, so their connections to %s are plaintext", h.Service.Host)
 				}
-			})
+			}
 			return
 		}
 	}

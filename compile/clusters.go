@@ -22,7 +22,7 @@ import (
 type clusterRow struct {
 	svc      *mesh.HostService
 	accounts *mesh.Accounts
-	rule     *mesh.Rule
+	choice
 	networks string // of the endpoints, sorted, joined by commas
 	tls      bool   // of headless services only: all endpoints take mutual TLS
 }
@@ -33,6 +33,7 @@ type clusterView struct {
 	router   bool
 	cluster  string
 	network  string
+	labels   string
 	sni      bool // it passes connections through to clusters named by SNI
 	settings clusterSettings
 }
@@ -56,7 +57,7 @@ func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
 		}
 	}
 	slices.Sort(networks)
-	return clusterRow{h.Service, h.Accounts, ruleOf(h, client), strings.Join(networks, ","), headless(h.Service) && allTLS(h.Endpoints)}, true
+	return clusterRow{h.Service, h.Accounts, choiceOf(h, client), strings.Join(networks, ","), headless(h.Service) && allTLS(h.Endpoints)}, true
 }
 
 func headless(s *mesh.HostService) bool {
@@ -67,21 +68,8 @@ func allTLS(e *mesh.Endpoints) bool {
 	return len(e.List) > 0 && !slices.ContainsFunc(e.List, func(x mesh.Endpoint) bool { return !x.TLS })
 }
 
-// ruleOf returns the DestinationRule that holds for a client: one of its own namespace, or of the
-// service's, or of the root's.
-func ruleOf(h *mesh.Host, client string) *mesh.Rule {
-	for _, ns := range [...]string{client, h.Service.Namespace, h.Root} {
-		for _, r := range h.Rules {
-			if r.Namespace == ns && ns != "" && r.Visible(client) {
-				return r
-			}
-		}
-	}
-	return nil
-}
-
 func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
-	return clusterView{p.Dialect.form(), p.Router, p.Cluster, p.Network, w.passthrough != "", clusterSettingsOf(s.Config())}
+	return clusterView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, w.passthrough != "", clusterSettingsOf(s.Config())}
 }
 
 func clusterSettingsOf(c *mesh.Config) clusterSettings {
@@ -93,8 +81,8 @@ func trustOf(c *mesh.Config) string {
 }
 
 func (r clusterRow) need() need {
-	router := headless(r.svc) || hasAuto(r.svc) || r.rule != nil && len(ruleCredentials(r.rule.Spec)) > 0
-	return need{cluster: differ(r.svc), network: r.networks != "", router: router}
+	router := headless(r.svc) || hasAuto(r.svc) || r.any(func(x *mesh.Rule) bool { return len(ruleCredentials(x.Spec)) > 0 })
+	return need{cluster: differ(r.svc), network: r.networks != "", router: router, labels: r.labels()}
 }
 
 func hasAuto(s *mesh.HostService) bool {
@@ -123,10 +111,12 @@ func (v clusterView) narrow(n need) clusterView {
 	if !n.router {
 		v.router = false
 	}
+	v.labels = pick(v.labels, n.labels)
 	return v
 }
 
 func buildClusters(r clusterRow, v clusterView) (m made) {
+	r.choice = r.of(v.labels)
 	part := r.svc.In(v.cluster)
 	for _, p := range part.Ports {
 		if p.Protocol() == mesh.UDP {

@@ -15,9 +15,9 @@ import (
 
 // endpointRow is what the endpoints of a host depend on.
 type endpointRow struct {
-	svc  *mesh.HostService
-	eps  *mesh.Endpoints
-	rule *mesh.Rule
+	svc *mesh.HostService
+	eps *mesh.Endpoints
+	choice
 }
 
 // endpointView is what of a proxy its endpoints depend on.
@@ -26,6 +26,7 @@ type endpointView struct {
 	router   bool
 	cluster  string
 	network  string
+	labels   string
 	only     string // the networks, joined by commas, of which alone it sees endpoints; "" is all
 	locality mesh.Locality
 	families Family
@@ -40,11 +41,7 @@ func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
 	if h.Service == nil || !h.Service.Visible(client) {
 		return r, false
 	}
-	r = endpointRow{svc: h.Service, eps: h.Endpoints}
-	if rule := ruleOf(h, client); rule != nil && placesEndpoints(rule) {
-		r.rule = rule
-	}
-	return r, true
+	return endpointRow{h.Service, h.Endpoints, choiceOf(h, client).where(placesEndpoints)}, true
 }
 
 // placesEndpoints reports whether a rule says anything that endpoints depend on.
@@ -61,23 +58,19 @@ func placesEndpoints(r *mesh.Rule) bool {
 
 func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 	return endpointView{
-		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.View, p.Locality, p.Families,
+		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, p.View, p.Locality, p.Families,
 		s.Networks(), s.Config().LocalityLB, s.Config().AutoMTLS, w.passthrough != "",
 		p.Dialect != GRPC || p.SNI,
 	}
 }
 
 func (r endpointRow) need() need {
-	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc)}
-	for _, subset := range subsetsOf(r.rule) {
-		for _, p := range r.svc.Parts[0].Ports {
-			policy := policyFor(r.rule, subset, p.Number)
-			if prefersLocality(policy) {
-				n.locality = true
-			}
-		}
-	}
-	return n
+	locality := r.any(func(rule *mesh.Rule) bool {
+		return slices.ContainsFunc(subsetsOf(rule), func(subset *networking.Subset) bool {
+			return slices.ContainsFunc(r.svc.Parts[0].Ports, func(p mesh.ServicePort) bool { return prefersLocality(policyFor(rule, subset, p.Number)) })
+		})
+	})
+	return need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc), locality: locality, labels: r.labels()}
 }
 
 func (v endpointView) narrow(n need) endpointView {
@@ -90,10 +83,12 @@ func (v endpointView) narrow(n need) endpointView {
 	if !n.locality {
 		v.locality, v.prefer = mesh.Locality{}, nil
 	}
+	v.labels = pick(v.labels, n.labels)
 	return v
 }
 
 func buildEndpoints(r endpointRow, v endpointView) (m made) {
+	r.choice = r.of(v.labels)
 	part := r.svc.In(v.cluster)
 	if part.Type == mesh.ExternalName || part.Headless && !v.router && v.dialect != GRPC {
 		return m // these clusters do not ask for endpoints

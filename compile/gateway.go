@@ -62,7 +62,7 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 			n := uint16(x.GetPort().GetNumber())
 			srv := &server{Server: x, gateway: gw, bind: cmp.Or(ports[n], n)}
 			for _, v := range routes {
-				if b := bindTo(s, srv, v, p.Namespace); b != nil {
+				if b := bindTo(s, srv, v, p); b != nil {
 					srv.services = append(srv.services, b)
 				}
 			}
@@ -82,26 +82,12 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 
 // ruleCredentials returns the Secrets that a rule has gateways originate TLS with.
 func ruleCredentials(r *networking.DestinationRule) (names []string) {
-	eachTLS(r, func(_ string, t *networking.ClientTLSSettings) {
+	for _, t := range mesh.ClientTLS(r) {
 		if n := t.GetCredentialName(); n != "" && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
-	})
+	}
 	return names
-}
-
-// eachTLS gives f all that a rule says of TLS, with the field where it does.
-func eachTLS(r *networking.DestinationRule, f func(field string, t *networking.ClientTLSSettings)) {
-	policy := func(field string, p *networking.TrafficPolicy) {
-		f(field+".tls", p.GetTls())
-		for i, x := range p.GetPortLevelSettings() {
-			f(fmt.Sprintf("%s.portLevelSettings[%d].tls", field, i), x.GetTls())
-		}
-	}
-	policy("spec.trafficPolicy", r.GetTrafficPolicy())
-	for i, x := range r.GetSubsets() {
-		policy(fmt.Sprintf("spec.subsets[%d].trafficPolicy", i), x.GetTrafficPolicy())
-	}
 }
 
 // CredentialNamespaces returns the namespaces of the local cluster with a pod that a Gateway selects and
@@ -158,7 +144,7 @@ func (g *gateway) addSecrets(s *mesh.Snapshot, p Proxy, name string) {
 }
 
 // bindTo returns what of a VirtualService is for a server, or nil.
-func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, proxyNamespace string) *binding {
+func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, p Proxy) *binding {
 	name := srv.gateway.Namespace + "/" + srv.gateway.Name
 	if !slices.ContainsFunc(v.Spec.GetGateways(), func(g string) bool { return qualify(g, v.Namespace) == name }) {
 		return nil
@@ -182,7 +168,7 @@ func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, proxyNamespac
 			continue
 		}
 		b.targets[host] = h.Service
-		if r := ruleOf(h, proxyNamespace); r != nil && hashes(r) {
+		if r := choiceOf(h, p.Namespace).of(p.Labels).rule; r != nil && hashes(r) {
 			b.rules[host] = r
 		}
 	}

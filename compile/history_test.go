@@ -18,6 +18,7 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	typev1beta1 "istio.io/api/type/v1beta1"
 
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
@@ -163,6 +164,9 @@ func (h *history) rule(meta mesh.Meta, name, ns string) *mesh.DestinationRule {
 		r.TrafficPolicy.OutlierDetection = &networking.OutlierDetection{Consecutive_5XxErrors: wrapperspb.UInt32(3)}
 	case 3:
 		r.TrafficPolicy.Tls = &networking.ClientTLSSettings{Mode: networking.ClientTLSSettings_DISABLE}
+	}
+	if h.IntN(3) == 0 {
+		r.WorkloadSelector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"version": oneOf(h.Rand, "v1", "v2")}}
 	}
 	return &mesh.DestinationRule{Meta: meta, Spec: r}
 }

@@ -19,7 +19,7 @@ import (
 type listenerRow struct {
 	svc     *mesh.HostService
 	eps     *mesh.Endpoints // of headless services only
-	rule    *mesh.Rule      // for the subsets that SNI names, where the leaf has an exposed host
+	choice                  // for the subsets that SNI names, where the leaf has an exposed host
 	route   *mesh.Route     // that has TCP or TLS routes
 	targets *mesh.Targets
 }
@@ -45,9 +45,7 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 	if headless(h.Service) {
 		r.eps = h.Endpoints
 	}
-	if rule := ruleOf(h, client); rule != nil && len(rule.Spec.GetSubsets()) > 0 {
-		r.rule = rule
-	}
+	r.choice = choiceOf(h, client).where(func(x *mesh.Rule) bool { return len(x.Spec.GetSubsets()) > 0 })
 	if x := routeOf(h, client); x != nil && len(x.Spec.GetTcp())+len(x.Spec.GetTls()) > 0 {
 		r.route, r.targets = x, h.Targets
 	}
@@ -59,9 +57,9 @@ func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
 }
 
 func (r listenerRow) need() need {
-	n := need{cluster: differ(r.svc) || r.hasAddresses(), network: r.eps != nil}
+	n := need{cluster: differ(r.svc) || r.hasAddresses(), network: r.eps != nil, labels: r.labels()}
 	if r.route != nil {
-		n.labels = sourceLabels(r.route)
+		n.labels = union(n.labels, sourceLabels(r.route))
 	}
 	return n
 }
@@ -77,7 +75,7 @@ func (r listenerRow) hasAddresses() bool {
 func (v listenerView) narrow(n need) listenerView {
 	if v.router && v.dialect != GRPC {
 		// A gateway has no listener of its own for a service, but those that SNI chooses by.
-		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http}
+		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http, labels: pick(v.labels, n.labels)}
 	}
 	if !n.cluster && v.dialect != GRPC { // a gRPC client's listeners all have an address
 		v.cluster = ""
@@ -90,6 +88,7 @@ func (v listenerView) narrow(n need) listenerView {
 }
 
 func buildListeners(r listenerRow, v listenerView) (m made) {
+	r.choice = r.of(v.labels)
 	part := r.svc.In(v.cluster)
 	switch {
 	case v.dialect == GRPC:

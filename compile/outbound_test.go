@@ -6,6 +6,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -163,6 +164,80 @@ spec:
 		}
 		if upgraded("80") != tt.http || upgraded("81") != tt.auto || upgraded("82") {
 			t.Errorf("mesh %s, rule %s: port http %v, any %v, tcp %v", tt.mesh, tt.rule, upgraded("80"), upgraded("81"), upgraded("82"))
+		}
+	}
+}
+
+// TestWorkloadSelector: a rule with a workloadSelector holds for the workloads of its own namespace that it selects;
+// for the others holds what would hold without it.
+func TestWorkloadSelector(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(load(t, []byte(`
+cluster: cluster1
+kind: Pod
+metadata: {name: a-1, namespace: clients, labels: {app: a, version: v1}}
+status: {podIP: 10.0.0.1}
+---
+kind: Pod
+metadata: {name: b-1, namespace: clients, labels: {app: b}}
+status: {podIP: 10.0.0.2}
+---
+kind: Pod
+metadata: {name: a-1, namespace: others, labels: {app: a}}
+status: {podIP: 10.0.0.3}
+---
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web, version: v2}}
+status: {podIP: 10.0.0.4}
+---
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+kind: EndpointSlice
+metadata: {name: web-x, namespace: shop, labels: {kubernetes.io/service-name: web}}
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.4], targetRef: {name: web-1}}]
+---
+kind: DestinationRule
+metadata: {name: everyone, namespace: shop}
+spec: {host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}
+---
+kind: DestinationRule
+metadata: {name: only-a, namespace: clients}
+spec:
+  host: web.shop.svc.cluster.local
+  workloadSelector: {matchLabels: {app: a}}
+  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}
+  subsets: [{name: v2, labels: {version: v2}}]
+`))...)
+	const host = "web.shop.svc.cluster.local"
+	for _, tt := range []struct {
+		ask, rule string
+		subset    bool
+		hash      int
+	}{
+		{"sidecar cluster1/clients/a-1", "clients/destination-rule/only-a", true, 1},
+		{"sidecar cluster1/clients/b-1", "shop/destination-rule/everyone", false, 0},
+		{"sidecar cluster1/others/a-1", "shop/destination-rule/everyone", false, 0},
+	} {
+		got := decode(t, New().Pass(s, []Proxy{ask(t, s, tt.ask)})[0])
+		c := got["clusters"]["outbound|80||"+host].(*clusterv3.Cluster)
+		if rule := c.Metadata.FilterMetadata["istio"].Fields["config"].GetStringValue(); !strings.HasSuffix(rule, "/namespaces/"+tt.rule) {
+			t.Errorf("%s: the cluster is of %s, want %s", tt.ask, rule, tt.rule)
+		}
+		for _, kind := range []string{"clusters", "endpoints"} {
+			if found := got[kind]["outbound|80|v2|"+host] != nil; found != tt.subset {
+				t.Errorf("%s: %s of the subset: %v, want %v", tt.ask, kind, found, tt.subset)
+			}
+		}
+		var hashes int
+		for _, h := range got["routes"]["80"].(*routev3.RouteConfiguration).VirtualHosts {
+			if h.Name == host+":80" {
+				hashes = len(h.Routes[0].GetRoute().GetHashPolicy())
+			}
+		}
+		if hashes != tt.hash {
+			t.Errorf("%s: %d hash policies, want %d", tt.ask, hashes, tt.hash)
 		}
 	}
 }

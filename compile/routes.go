@@ -16,9 +16,9 @@ type routeRow struct {
 	svc     *mesh.HostService
 	route   *mesh.Route
 	targets *mesh.Targets
-	hash    *mesh.Rule // where it says to choose endpoints by a hash of the request
-	local   bool       // the client is in the service's namespace, and may use its short name
-	client  string     // its namespace, where a match names it
+	choice         // where a rule says to choose endpoints by a hash of the request
+	local   bool   // the client is in the service's namespace, and may use its short name
+	client  string // its namespace, where a match names it
 }
 
 // routeView is what of a proxy its outbound routes depend on.
@@ -43,9 +43,7 @@ func toRouteRow(h *mesh.Host, client string) (r routeRow, ok bool) {
 			r.client = client
 		}
 	}
-	if rule := ruleOf(h, client); rule != nil && hashes(rule) {
-		r.hash = rule
-	}
+	r.choice = choiceOf(h, client).where(hashes)
 	return r, true
 }
 
@@ -98,9 +96,9 @@ func toRouteView(s *mesh.Snapshot, p Proxy, _ *workload) routeView {
 }
 
 func (r routeRow) need() need {
-	n := need{cluster: true, router: true}
+	n := need{cluster: true, router: true, labels: r.labels()}
 	if r.route != nil {
-		n.labels = sourceLabels(r.route)
+		n.labels = union(n.labels, sourceLabels(r.route))
 	}
 	return n
 }
@@ -120,6 +118,7 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 	if v.router && v.dialect != GRPC {
 		return m
 	}
+	r.choice = r.of(v.labels)
 	for _, p := range r.svc.In(v.cluster).Ports {
 		proto := p.Protocol()
 		if v.dialect == GRPC && proto != mesh.UDP {
@@ -154,7 +153,7 @@ func (r routeRow) virtualHost(v routeView, p mesh.ServicePort) *routev3.VirtualH
 				if host != r.svc.Host {
 					return nil
 				}
-				return r.hash
+				return r.rule
 			},
 		}
 		host.Routes = t.routes()
@@ -202,7 +201,7 @@ func (r routeRow) defaultRoute(v routeView, p mesh.ServicePort) *routev3.Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(p.Number, "", r.svc.Host)},
 		RetryPolicy:      retryPolicy(nil, v.retry),
-		HashPolicy:       hashPolicy(r.hash, nil, p.Number),
+		HashPolicy:       hashPolicy(r.rule, nil, p.Number),
 	}
 	setTimeout(action, nil)
 	return &routev3.Route{

@@ -133,26 +133,49 @@ func (b *builder) fileRules(old, now *DestinationRule) {
 }
 
 // mergeRules makes one rule of those of one host that have one namespace and audience: the oldest's policy,
-// the subsets of all, the oldest first. A rule made of the same parts before is kept.
+// the subsets of all, the oldest first; in a namespace, those that select workloads first. A rule made of
+// the same parts before is kept.
 func (b *builder) mergeRules(parts []*DestinationRule, had []*Rule) (rules []*Rule) {
 	slices.SortFunc(parts, func(x, y *DestinationRule) int {
-		return cmp.Or(strings.Compare(x.Namespace, y.Namespace), older(&x.Meta, &y.Meta))
+		if c := cmp.Or(strings.Compare(x.Namespace, y.Namespace), cmp.Compare(unselective(x), unselective(y))); c != 0 {
+			return c
+		}
+		return older(&x.Meta, &y.Meta)
 	})
 	for _, p := range parts {
 		to := exportTo(p.Spec.GetExportTo(), b.config.Spec.GetDefaultDestinationRuleExportTo())
-		i := slices.IndexFunc(rules, func(r *Rule) bool { return r.Namespace == p.Namespace && slices.Equal(r.exportTo, to) })
+		i := slices.IndexFunc(rules, func(r *Rule) bool {
+			return r.Namespace == p.Namespace && slices.Equal(r.exportTo, to) && proto.Equal(r.Spec.GetWorkloadSelector(), p.Spec.GetWorkloadSelector())
+		})
 		if i < 0 {
-			rules = append(rules, &Rule{p, to, []*DestinationRule{p}})
+			rules = append(rules, &Rule{DestinationRule: p, exportTo: to, parts: []*DestinationRule{p}})
 			continue
 		}
-		rules[i] = &Rule{join(rules[i].DestinationRule, p), to, append(slices.Clone(rules[i].parts), p)}
+		rules[i] = &Rule{DestinationRule: join(rules[i].DestinationRule, p), exportTo: to, parts: append(slices.Clone(rules[i].parts), p)}
 	}
-	for i, r := range rules {
-		if j := slices.IndexFunc(had, func(h *Rule) bool { return slices.Equal(h.parts, r.parts) && slices.Equal(h.exportTo, r.exportTo) }); j >= 0 {
+	var next *Rule
+	for i, r := range slices.Backward(rules) {
+		if next != nil && next.Namespace == r.Namespace {
+			r.next = next
+		}
+		if j := slices.IndexFunc(had, func(h *Rule) bool {
+			return h.next == r.next && slices.Equal(h.parts, r.parts) && slices.Equal(h.exportTo, r.exportTo)
+		}); j >= 0 {
 			rules[i] = had[j]
+		}
+		if r.Selects() && r.Visible(r.Namespace) {
+			next = rules[i]
 		}
 	}
 	return rules
+}
+
+// unselective is 0 for a rule that selects workloads and 1 for others.
+func unselective(r *DestinationRule) int {
+	if r.Spec.GetWorkloadSelector() != nil {
+		return 0
+	}
+	return 1
 }
 
 func join(a, b *DestinationRule) *DestinationRule {

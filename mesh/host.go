@@ -46,7 +46,18 @@ type Rule struct {
 	*DestinationRule // one of them, or what several amount to together
 	exportTo         []string
 	parts            []*DestinationRule
+	next             *Rule
 }
+
+// Selects reports whether the rule is for some workloads of its own namespace only, of which Selector
+// says the labels.
+func (r *Rule) Selects() bool { return r.Spec.GetWorkloadSelector() != nil }
+
+// Selector is the labels of the workloads that the rule is for, if it Selects.
+func (r *Rule) Selector() map[string]string { return r.Spec.GetWorkloadSelector().GetMatchLabels() }
+
+// Next returns the next rule of the same host and namespace that Selects, or nil.
+func (r *Rule) Next() *Rule { return r.next }
 
 // Visible reports whether the rule holds for clients of that namespace.
 func (r *Rule) Visible(client string) bool { return visible(r.exportTo, r.Namespace, client) }

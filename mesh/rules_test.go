@@ -177,6 +177,42 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// Rules of one host and namespace that select workloads come before that for all of them, are merged where they
+// select the same, and lead from one to the next.
+func TestSelectingRules(t *testing.T) {
+	rule := func(name string, created int64, app string, subsets ...string) *DestinationRule {
+		d := &DestinationRule{Meta: Meta{Cluster: "c1", Namespace: "ns", Name: name, Created: time.Unix(created, 0)}, Spec: &networking.DestinationRule{Host: "a"}}
+		if app != "" {
+			d.Spec.WorkloadSelector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": app}}
+		}
+		for _, x := range subsets {
+			d.Spec.Subsets = append(d.Spec.Subsets, &networking.Subset{Name: x})
+		}
+		return d
+	}
+	elsewhere := rule("elsewhere", 0, "x")
+	elsewhere.Spec.ExportTo = []string{"other"} // no workload of its namespace sees it
+	s := New(Settings{Cluster: "c1"}).Apply(set(svc("c1", "ns", "a"), rule("all", 0, ""), rule("y", 3, "y"), rule("x2", 2, "x", "v2"), rule("x", 1, "x", "v1"), elsewhere)...)
+	rules := func() []*Rule { return s.Host("a.ns.svc.cluster.local").Rules }
+	describe := func() (out string) {
+		for _, r := range rules() {
+			out += fmt.Sprint(r.Name, len(r.Spec.Subsets), " ")
+			for n := r.Next(); n != nil; n = n.Next() {
+				out += "> " + n.Name + " "
+			}
+		}
+		return out
+	}
+	if got, want := describe(), "elsewhere0 > x > y x2 > y y0 all0 "; got != want {
+		t.Errorf("rules %q, want %q", got, want)
+	}
+	before := rules()
+	s = s.Apply(set(rule("y", 3, "z"))...)
+	if after := rules(); after[1] == before[1] || after[3] != before[3] {
+		t.Errorf("rules %s", describe())
+	}
+}
+
 func FuzzValidate(f *testing.F) {
 	for _, x := range []string{"%REQ(:METHOD)% 100%%", "%START_TIME(%Y)%", "%", "a.b-c", "*.x", "[::1]"} {
 		f.Add(x)

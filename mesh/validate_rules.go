@@ -3,6 +3,7 @@ package mesh
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -62,11 +63,40 @@ func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSS
 	}
 }
 
+// ClientTLS yields all that a rule says of TLS, by the field where it does.
+func ClientTLS(r *networking.DestinationRule) iter.Seq2[string, *networking.ClientTLSSettings] {
+	return func(yield func(string, *networking.ClientTLSSettings) bool) {
+		policy := func(field string, p *networking.TrafficPolicy) bool {
+			if t := p.GetTls(); t != nil && !yield(field+".tls", t) {
+				return false
+			}
+			for i, x := range p.GetPortLevelSettings() {
+				if t := x.GetTls(); t != nil && !yield(fmt.Sprintf("%s.portLevelSettings[%d].tls", field, i), t) {
+					return false
+				}
+			}
+			return true
+		}
+		if !policy("spec.trafficPolicy", r.GetTrafficPolicy()) {
+			return
+		}
+		for i, x := range r.GetSubsets() {
+			if !policy(fmt.Sprintf("spec.subsets[%d].trafficPolicy", i), x.GetTrafficPolicy()) {
+				return
+			}
+		}
+	}
+}
+
 func (v *validator) destinationRule(r *networking.DestinationRule) {
 	v.host("spec.host", r.GetHost())
 	v.exportTo(r.GetExportTo())
 	if r.GetWorkloadSelector() != nil {
-		v.add("spec.workloadSelector", "leave it out, so that the rule holds for all clients that see it, or keep it to its namespace by exportTo", "it is not supported yet")
+		for field, t := range ClientTLS(r) {
+			if t.GetCredentialName() != "" { // in Istio sidecars get the Secret; here it would be plaintext that nobody expects
+				v.add(field+".credentialName", "name files that the pods have (clientCertificate, privateKey, caCertificates), or leave workloadSelector out, for gateways", "sidecars, which workloadSelector may select, may not read Secrets")
+			}
+		}
 	}
 	v.trafficPolicy("spec.trafficPolicy", r.GetTrafficPolicy())
 	seen := map[string]bool{}
