@@ -19,13 +19,14 @@ loaded() {
 # The clusters come up while the images are made and loaded.
 step 'Two Kubernetes clusters; images'
 images=$(mktemp)
-trap 'rm -f "$images"' EXIT
+job=''
+trap 'kill $job 2>/dev/null; rm -f "$images"' EXIT
 {
   go run -buildvcs=false ./tools/image --version "$(cat VERSION)" --bin bin --out dist/images --made dist/images/made.json || exit 1
   until_true 120 'two nodes that take the images' loaded
 } >"$images" 2>&1 &
 job=$!
-lab up || { kill $job; fail 'the lab did not come up'; }
+lab up || fail 'the lab did not come up'
 wait $job || { cat "$images"; fail 'the images'; }
 cat "$images"
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
