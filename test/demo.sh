@@ -28,6 +28,7 @@ trap 'kill $job 2>/dev/null; rm -f "$images"' EXIT
 job=$!
 lab up || fail 'the lab did not come up'
 wait $job || { cat "$images"; fail 'the images'; }
+job=''
 cat "$images"
 KUBECONFIG=$(lab kubeconfig) || fail 'no kubeconfig'
 export KUBECONFIG
