@@ -121,8 +121,8 @@ load_balancer() { # CONTEXT
   [ "$1" = "$C1" ] || range=$POOL2
   on "$1"
   if [ "$LB" = manifest ]; then
-    typed "carrick lb manifest$HUB_ARGS > carrick-lb.yaml"
-    typed 'kubectl apply -f carrick-lb.yaml'
+    typed "carrick lb manifest$HUB_ARGS > carrick-lb-$1.yaml" # each its own: they run at the same time
+    typed "kubectl apply -f carrick-lb-$1.yaml"
   else
     typed "carrick lb install$HUB_ARGS"
   fi
