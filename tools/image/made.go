@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 )
 
 // made is of what the archives of a folder were made: by archive, a hash of all that went into it.
@@ -68,15 +70,33 @@ func (m *made) save() error {
 	return replace(m.path, append(b, '\n'))
 }
 
+// source is this program. Its executable would not do: go run's differs between the first run and the next.
+//
+//go:embed *.go
+var source embed.FS
+
 // sum hashes this program, its options and the files that an archive is made of.
 func sum(o options, a archive) (string, error) {
-	self, err := os.Executable()
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q\n", o.version, o.hub, o.arch)
+	if b, ok := debug.ReadBuildInfo(); ok {
+		fmt.Fprintln(h, b.GoVersion)
+		for _, d := range b.Deps {
+			fmt.Fprintln(h, d.Path, d.Version, d.Sum)
+		}
+	}
+	files, err := source.ReadDir(".")
 	if err != nil {
 		return "", err
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q\n", o.version, o.hub, o.arch)
-	for _, path := range append([]string{self, roots}, a.from...) {
+	for _, f := range files {
+		b, err := source.ReadFile(f.Name())
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%q %d\n%s", f.Name(), len(b), b)
+	}
+	for _, path := range append([]string{roots}, a.from...) {
 		if err := hashFile(h, path); err != nil {
 			return "", err
 		}
