@@ -79,7 +79,7 @@ in_both() {
 }
 carrick() { command "$CARRICK" "$@"; }
 # All that checks ends up in one of these, or in a function that is called through one of them.
-ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=1s "$3"; }
+ready() { until_true 180 "$3 of namespace $2 in $1" kube "$1" -n "$2" rollout status --timeout=5s "$3"; }
 available() { check "deployments of namespace $2 in $1" kube "$1" -n "$2" wait --for=condition=Available deploy --all --timeout=180s >/dev/null; }
 check() { "${@:2}" || fail "$1"; }
 if [ -n "$LIST" ]; then
@@ -491,6 +491,7 @@ if wanted 20; then
   typed "carrick proxy-config endpoints deploy/sleep.sample --context=$C1 --cluster 'outbound|5000||helloworld.sample.svc.cluster.local' -o wide"
   check 'all requests are answered, by both pods' behind_gateway "$REQUESTS"
   typed "kubectl --context=$C1 -n sample scale deploy helloworld-v1 --replicas=2"
+  ready "$C1" sample deploy/helloworld-v1
   until_true 60 'one more local endpoint' endpoint_count "$C1" 3
   typed "kubectl --context=$C1 -n sample scale deploy helloworld-v1 --replicas=1"
   typed "kubectl --context=$C2 -n sample scale deploy helloworld-v2 --replicas=1"
