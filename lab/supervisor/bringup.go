@@ -110,6 +110,7 @@ func (s *Supervisor) loadAll(ctx context.Context, c *topo.Cluster) error {
 			begin := time.Now()
 			if err := image.Load(ctx, filepath.Join(s.Bin, "ctr"), Containerd(s.Lab, n.Name), s.Images...); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", n.Name, err)
+				return
 			}
 			s.Log.Info("images loaded", "node", n.Name, "took", time.Since(begin))
 		})
