@@ -4,6 +4,8 @@ VERSION      := $(shell cat VERSION)
 ENVOY        := 1.40.0
 GO           ?= go
 export CGO_ENABLED ?= 0
+# Tests build as the programs do, so that both share one build cache, in any checkout.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -trimpath)
 GOFLAGS_BUILD := -trimpath -buildvcs=false
 LDFLAGS      := -s -w -X main.version=$(VERSION)
 CACHE        ?= $(HOME)/.cache/carrick
