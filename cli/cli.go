@@ -30,8 +30,6 @@ func New(version string) *cobra.Command {
 		Short:         "Joins Kubernetes clusters into one service mesh",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			klog.SetOutput(io.Discard) // client-go's log: what fails is returned as an error
 			klog.LogToStderr(false)
@@ -45,6 +43,7 @@ func New(version string) *cobra.Command {
 		a.createRemoteSecret(), a.remoteClusters(), a.proxyStatus(), a.proxyConfig(),
 		a.versionCommand(), a.kubeInject(), a.mesh(), a.explain(), a.analyze(), a.validate(), a.trace(), a.upgrade(), a.tag(), a.dashboard(), a.image(), experimental,
 	)
+	refuseUnknown(root)
 	return root
 }
 
