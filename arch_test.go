@@ -30,8 +30,9 @@ var may = map[string][]string{
 	"ca":            {"identity"},
 	"inject":        {"identity"},
 	"install":       {"schema"},
-	"pool":          {},
-	"announce":      {},
+	"lb":            {},
+	"lb/pool":       {},
+	"lb/announce":   {},
 	"diagnose":      {"mesh", "compile", "resource", "identity"},
 	"cli":           {"*"},
 	"xdsclient":     {"resource"},
@@ -47,7 +48,7 @@ var may = map[string][]string{
 
 // only lists who may import the module or package that the key begins with.
 var only = map[string][]string{
-	"k8s.io/client-go": {"kube", "install", "cli", "cmd/carrick", "test"},
+	"k8s.io/client-go": {"kube", "install", "lb", "cli", "cmd/carrick", "test"},
 	"github.com/envoyproxy/go-control-plane/envoy/config":     {"compile", "proxy", "agent", "diagnose", "test", "bench"},
 	"github.com/envoyproxy/go-control-plane/envoy/extensions": {"compile", "proxy", "agent", "diagnose", "test", "bench"},
 	"github.com/spf13/cobra":                                  {"cli", "cmd/carrick"},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/install"
+	"github.com/carrick-mesh/carrick/lb"
 	"github.com/spf13/cobra"
 )
 
@@ -78,7 +79,7 @@ func (a *app) lbInstall() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			where, err := install.MetalLB(cmd.Context(), c.Kube)
+			where, err := lb.MetalLB(cmd.Context(), c.Kube)
 			if err != nil {
 				return c.wrong(err)
 			}

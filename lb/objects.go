@@ -1,4 +1,4 @@
-package main
+package lb
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/carrick-mesh/carrick/pool"
+	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
 var (
@@ -24,21 +24,21 @@ var (
 
 // Annotations of Services; each has MetalLB's former prefix, too.
 const (
-	lbPrefix    = "metallb.io/"
-	lbOldPrefix = "metallb.universe.tf/"
+	prefix    = "metallb.io/"
+	oldPrefix = "metallb.universe.tf/"
 
-	lbAnnPool    = "address-pool"
-	lbAnnIPs     = "loadBalancerIPs"
-	lbAnnShare   = "allow-shared-ip"
-	lbAnnFrom    = "ip-allocated-from-pool" // written by the controller: the address is ours
-	lbCloudFinal = "service.kubernetes.io/load-balancer-cleanup"
+	annPool        = "address-pool"
+	annIPs         = "loadBalancerIPs"
+	annShare       = "allow-shared-ip"
+	annFrom        = "ip-allocated-from-pool" // written by the controller: the address is ours
+	cloudFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 )
 
-func lbAnnotation(m map[string]string, name string) string {
-	if v := m[lbPrefix+name]; v != "" {
+func annotation(m map[string]string, name string) string {
+	if v := m[prefix+name]; v != "" {
 		return v
 	}
-	return m[lbOldPrefix+name]
+	return m[oldPrefix+name]
 }
 
 // poolObject is the part read of an IPAddressPool.
@@ -187,7 +187,7 @@ func ingress(s *corev1.Service) (addrs []netip.Addr, ok bool) {
 // ours reports whether a Service is for us to serve: of our class, and not served already by
 // a cloud's controller or anybody else.
 func ours(s *corev1.Service, class string, pools []pool.Pool) bool {
-	if s.Spec.Type != corev1.ServiceTypeLoadBalancer || slices.Contains(s.Finalizers, lbCloudFinal) {
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer || slices.Contains(s.Finalizers, cloudFinalizer) {
 		return false
 	}
 	if c := s.Spec.LoadBalancerClass; c != nil && *c != class || c == nil && class != "" {
@@ -197,7 +197,7 @@ func ours(s *corev1.Service, class string, pools []pool.Pool) bool {
 	if !ok {
 		return false
 	}
-	if lbAnnotation(s.Annotations, lbAnnFrom) != "" {
+	if annotation(s.Annotations, annFrom) != "" {
 		return true
 	}
 	for _, a := range addrs {
@@ -212,7 +212,7 @@ func ours(s *corev1.Service, class string, pools []pool.Pool) bool {
 func readService(s *corev1.Service, namespace map[string]string) (pool.Service, error) {
 	out := pool.Service{
 		Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, NamespaceLabels: namespace, Created: s.CreationTimestamp.Unix(),
-		Pool: lbAnnotation(s.Annotations, lbAnnPool), ShareKey: lbAnnotation(s.Annotations, lbAnnShare),
+		Pool: annotation(s.Annotations, annPool), ShareKey: annotation(s.Annotations, annShare),
 	}
 	out.Current, _ = ingress(s)
 	for _, f := range s.Spec.IPFamilies {
@@ -232,7 +232,7 @@ func readService(s *corev1.Service, namespace map[string]string) (pool.Service, 
 	if s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		out.Backend = "local:" + labels.FormatLabels(s.Spec.Selector)
 	}
-	field, asked := "annotation "+lbPrefix+lbAnnIPs, lbAnnotation(s.Annotations, lbAnnIPs)
+	field, asked := "annotation "+prefix+annIPs, annotation(s.Annotations, annIPs)
 	if asked == "" {
 		field, asked = "spec.loadBalancerIP", s.Spec.LoadBalancerIP
 	}
@@ -245,7 +245,7 @@ func readService(s *corev1.Service, namespace map[string]string) (pool.Service, 
 			out.Addresses = append(out.Addresses, a)
 		}
 		if s.Spec.LoadBalancerIP != "" && field != "spec.loadBalancerIP" {
-			return out, errors.New("both annotation " + lbPrefix + lbAnnIPs + " and spec.loadBalancerIP ask for an address; keep one")
+			return out, errors.New("both annotation " + prefix + annIPs + " and spec.loadBalancerIP ask for an address; keep one")
 		}
 	}
 	return out, nil

@@ -1,4 +1,4 @@
-package main
+package lb
 
 import (
 	"context"
@@ -20,9 +20,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
-	"github.com/carrick-mesh/carrick/announce"
-	"github.com/carrick-mesh/carrick/install"
-	"github.com/carrick-mesh/carrick/pool"
+	"github.com/carrick-mesh/carrick/lb/announce"
+	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
 // excludeNode is the label of nodes that take no traffic from load balancers.
@@ -31,7 +30,7 @@ const excludeNode = "node.kubernetes.io/exclude-from-external-load-balancers"
 // speaker decides which addresses this node answers for.
 type speaker struct {
 	node      string
-	options   *lbOptions
+	options   *Options
 	kube      kubernetes.Interface
 	log       *slog.Logger
 	events    record.EventRecorder
@@ -50,13 +49,14 @@ type speaker struct {
 	behind map[netip.Addr][]*corev1.Service // the Services of each address we answer for
 }
 
-// runSpeaker answers for this node's addresses until ctx ends.
-func runSpeaker(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, node string, o *lbOptions, log *slog.Logger) error {
+// RunSpeaker answers for this node's addresses until ctx ends.
+func RunSpeaker(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, o *Options, log *slog.Logger) error {
+	node := o.Self
 	recorder, stop := newRecorder(k, "metallb-speaker", node)
 	defer stop()
 	typed := informers.NewSharedInformerFactoryWithOptions(k, 0, informers.WithTransform(slim))
-	own := informers.NewSharedInformerFactoryWithOptions(k, 0, informers.WithNamespace(o.namespace))
-	custom := newDynamicFactory(d, o.namespace)
+	own := informers.NewSharedInformerFactoryWithOptions(k, 0, informers.WithNamespace(o.Namespace))
+	custom := newDynamicFactory(d, o.Namespace)
 	leases := own.Coordination().V1().Leases().Informer()
 	s := &speaker{
 		node: node, options: o, kube: k, log: log, events: recorder, changes: newTrigger(),
@@ -64,7 +64,7 @@ func runSpeaker(ctx context.Context, k kubernetes.Interface, d dynamic.Interface
 		nodes: typed.Core().V1().Nodes().Informer(), adverts: custom.ForResource(l2Resource).Informer(),
 		pools: watchPools(custom, log), told: map[string]string{}, behind: map[netip.Addr][]*corev1.Service{},
 	}
-	interfaces := o.interfaces
+	interfaces := o.Interfaces
 	if interfaces == nil {
 		interfaces = announce.LANInterfaces
 	}
@@ -78,7 +78,7 @@ func runSpeaker(ctx context.Context, k kubernetes.Interface, d dynamic.Interface
 		}
 		return out
 	}
-	s.members = newMembership(node, o.namespace, k, leases, hardware, log)
+	s.members = newMembership(node, o.Namespace, k, leases, hardware, log)
 	s.responder = announce.New(announce.Config{
 		Log: log, Interfaces: interfaces, Peer: s.members.peer, Sure: s.members.sure,
 		Claimed: func(a netip.Addr) {
@@ -152,7 +152,7 @@ func (s *speaker) reconcile(ctx context.Context) {
 	behind := map[netip.Addr][]*corev1.Service{}
 	for _, o := range s.services.GetStore().List() {
 		svc, ok := o.(*corev1.Service)
-		if !ok || svc.DeletionTimestamp != nil || !ours(svc, s.options.class, pools) {
+		if !ok || svc.DeletionTimestamp != nil || !ours(svc, s.options.Class, pools) {
 			continue
 		}
 		addrs, _ := ingress(svc)
@@ -324,7 +324,7 @@ func (s *speaker) mayAct(ctx context.Context) bool {
 	if time.Since(s.looked) > lookAside {
 		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		where, err := install.MetalLB(call, s.kube)
+		where, err := MetalLB(call, s.kube)
 		if err != nil {
 			s.log.Warn("cannot see whether MetalLB is installed", "error", err)
 			return s.aside == "" && !s.looked.IsZero()

@@ -1,4 +1,4 @@
-package main
+package lb
 
 import (
 	"context"
@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
-	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -20,72 +18,19 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 
-	"github.com/carrick-mesh/carrick/pool"
+	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
-// lbOptions are the flags that the load balancer's two roles have in common.
-type lbOptions struct {
-	kubeconfig, context string
-	namespace           string // where pools, advertisements and leases are
-	class               string // of Services to serve; "" is those without a class
-	debug               bool
+// Options are what the load balancer's two roles have in common.
+type Options struct {
+	Self      string // who this is: the pod's name for a controller, the node's for a speaker
+	Namespace string // where pools, advertisements and leases are
+	Class     string // of Services to serve; "" is those without a class
 
-	interfaces func() ([]net.Interface, error) // to answer on; announce.LANInterfaces if nil
-}
-
-func (o *lbOptions) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; the pod's service account if empty")
-	f.StringVar(&o.context, "context", "", "context in the kubeconfig file")
-	f.StringVarP(&o.namespace, "namespace", "n", envOr("POD_NAMESPACE", "metallb-system"), "namespace of pools, advertisements and leases")
-	f.StringVar(&o.class, "lb-class", "", "serve Services of this loadBalancerClass instead of those without one")
-	f.BoolVar(&o.debug, "debug", false, "log more")
-}
-
-func envOr(name, fallback string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return fallback
-}
-
-// logger writes as the control plane does.
-func (o *lbOptions) logger() *slog.Logger {
-	level := slog.LevelInfo
-	if o.debug {
-		level = slog.LevelDebug
-	}
-	return slog.New(newLineHandler(&lockedWriter{w: os.Stdout}, level))
-}
-
-// clients returns clients for the cluster.
-func (o *lbOptions) clients() (kubernetes.Interface, dynamic.Interface, error) {
-	var cfg *rest.Config
-	var err error
-	if o.kubeconfig != "" || o.context != "" {
-		rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: o.kubeconfig}
-		cfg, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context}).ClientConfig()
-	} else {
-		cfg, err = rest.InClusterConfig()
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("finding the API server: %w", err)
-	}
-	cfg.QPS, cfg.Burst = 50, 100
-	k, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making a client: %w", err)
-	}
-	d, err := dynamic.NewForConfig(cfg)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making a client: %w", err)
-	}
-	return k, d, nil
+	Interfaces func() ([]net.Interface, error) // to answer on; announce.LANInterfaces if nil
 }
 
 // newRecorder returns a recorder of events; stop ends it.

@@ -1,4 +1,4 @@
-package main
+package lb
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -25,8 +24,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
 
-	"github.com/carrick-mesh/carrick/install"
-	"github.com/carrick-mesh/carrick/pool"
+	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
 const (
@@ -39,13 +37,13 @@ const (
 	callLimit = 10 * time.Second
 )
 
-// lbController gives Services of type LoadBalancer their addresses.
-type lbController struct {
+// controller gives Services of type LoadBalancer their addresses.
+type controller struct {
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
 	log     *slog.Logger
 	events  record.EventRecorder
-	options *lbOptions
+	options *Options
 
 	services, namespaces cache.SharedIndexInformer
 	pools                *poolWatch
@@ -62,16 +60,15 @@ type written struct {
 	at        time.Time
 }
 
-// runController runs with its leader's lease until ctx ends; losing the lease is an error.
-func runController(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, o *lbOptions, log *slog.Logger) error {
-	host, _ := os.Hostname()
+// RunController runs with its leader's lease until ctx ends; losing the lease is an error.
+func RunController(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, o *Options, log *slog.Logger) error {
 	lock := &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Namespace: o.namespace, Name: "carrick-lb-controller"},
+		LeaseMeta:  metav1.ObjectMeta{Namespace: o.Namespace, Name: "carrick-lb-controller"},
 		Client:     k.CoordinationV1(),
-		LockConfig: resourcelock.ResourceLockConfig{Identity: envOr("POD_NAME", host)},
+		LockConfig: resourcelock.ResourceLockConfig{Identity: o.Self},
 	}
 	var failure error
-	lead := func(ctx context.Context) { failure = controlLB(ctx, k, d, o, log) }
+	lead := func(ctx context.Context) { failure = runLeader(ctx, k, d, o, log) }
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		ReleaseOnCancel: true, Name: "carrick-lb-controller",
@@ -94,13 +91,13 @@ func runController(ctx context.Context, k kubernetes.Interface, d dynamic.Interf
 	return nil
 }
 
-// controlLB watches and writes until ctx ends.
-func controlLB(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, o *lbOptions, log *slog.Logger) error {
+// runLeader watches and writes until ctx ends.
+func runLeader(ctx context.Context, k kubernetes.Interface, d dynamic.Interface, o *Options, log *slog.Logger) error {
 	recorder, stop := newRecorder(k, "metallb-controller", "")
 	defer stop()
 	typed := informers.NewSharedInformerFactoryWithOptions(k, 0, informers.WithTransform(slim))
-	custom := newDynamicFactory(d, o.namespace)
-	c := &lbController{
+	custom := newDynamicFactory(d, o.Namespace)
+	c := &controller{
 		kube: k, dynamic: d, log: log, events: recorder, options: o,
 		services: typed.Core().V1().Services().Informer(), namespaces: typed.Core().V1().Namespaces().Informer(),
 		pools:   watchPools(custom, log),
@@ -123,7 +120,7 @@ func controlLB(ctx context.Context, k kubernetes.Interface, d dynamic.Interface,
 }
 
 // reconcile compares what is with what should be and writes the difference.
-func (c *lbController) reconcile(ctx context.Context) {
+func (c *controller) reconcile(ctx context.Context) {
 	if !c.mayAct(ctx) {
 		return
 	}
@@ -145,11 +142,11 @@ func (c *lbController) reconcile(ctx context.Context) {
 			continue
 		}
 		seen[s.UID] = true
-		if s.Spec.Type != corev1.ServiceTypeLoadBalancer && s.Annotations[lbPrefix+lbAnnFrom] != "" {
+		if s.Spec.Type != corev1.ServiceTypeLoadBalancer && s.Annotations[prefix+annFrom] != "" {
 			c.write(ctx, s, pool.Assignment{}) // it no longer wants an address
 			continue
 		}
-		if !ours(s, c.options.class, pools) {
+		if !ours(s, c.options.Class, pools) {
 			continue
 		}
 		want, err := readService(s, c.namespaceLabels(s.Namespace))
@@ -176,7 +173,7 @@ func (c *lbController) reconcile(ctx context.Context) {
 		} else {
 			delete(c.refused, s.UID)
 		}
-		if !slices.Equal(a.Addresses, wanted[i].Current) || a.Pool != lbAnnotation(s.Annotations, lbAnnFrom) && c.written[s.UID].at.IsZero() {
+		if !slices.Equal(a.Addresses, wanted[i].Current) || a.Pool != annotation(s.Annotations, annFrom) && c.written[s.UID].at.IsZero() {
 			c.write(ctx, s, a)
 		}
 	}
@@ -184,11 +181,11 @@ func (c *lbController) reconcile(ctx context.Context) {
 }
 
 // mayAct reports whether MetalLB itself is absent.
-func (c *lbController) mayAct(ctx context.Context) bool {
+func (c *controller) mayAct(ctx context.Context) bool {
 	if time.Since(c.looked) > lookAside/2 {
 		call, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
-		where, err := install.MetalLB(call, c.kube)
+		where, err := MetalLB(call, c.kube)
 		if err != nil {
 			c.log.Warn("cannot see whether MetalLB is installed", "error", err)
 			return c.aside == "" && !c.looked.IsZero()
@@ -201,7 +198,7 @@ func (c *lbController) mayAct(ctx context.Context) bool {
 	return c.aside == ""
 }
 
-func (c *lbController) namespaceLabels(name string) map[string]string {
+func (c *controller) namespaceLabels(name string) map[string]string {
 	o, ok, err := c.namespaces.GetStore().GetByKey(name)
 	if err != nil || !ok {
 		return nil
@@ -210,7 +207,7 @@ func (c *lbController) namespaceLabels(name string) map[string]string {
 }
 
 // tell writes a refusal as an event, once as long as it stays the same.
-func (c *lbController) tell(s *corev1.Service, message string) {
+func (c *controller) tell(s *corev1.Service, message string) {
 	if c.refused[s.UID] == message {
 		return
 	}
@@ -221,7 +218,7 @@ func (c *lbController) tell(s *corev1.Service, message string) {
 
 // write puts an assignment into a Service: first our mark, then the address, so that what
 // has an address of ours always has the mark.
-func (c *lbController) write(ctx context.Context, s *corev1.Service, a pool.Assignment) {
+func (c *controller) write(ctx context.Context, s *corev1.Service, a pool.Assignment) {
 	call, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	name := s.Namespace + "/" + s.Name
@@ -243,17 +240,17 @@ func (c *lbController) write(ctx context.Context, s *corev1.Service, a pool.Assi
 	}
 }
 
-func (c *lbController) patch(ctx context.Context, s *corev1.Service, a pool.Assignment) error {
+func (c *controller) patch(ctx context.Context, s *corev1.Service, a pool.Assignment) error {
 	var mark any // null removes it
 	if len(a.Addresses) > 0 {
 		mark = a.Pool
 	}
 	services := c.kube.CoreV1().Services(s.Namespace)
 	setMark := func() error {
-		if lbAnnotation(s.Annotations, lbAnnFrom) == a.Pool && s.Annotations[lbOldPrefix+lbAnnFrom] == "" {
+		if annotation(s.Annotations, annFrom) == a.Pool && s.Annotations[oldPrefix+annFrom] == "" {
 			return nil
 		}
-		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{lbPrefix + lbAnnFrom: mark, lbOldPrefix + lbAnnFrom: nil}}})
+		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{prefix + annFrom: mark, oldPrefix + annFrom: nil}}})
 		if err != nil {
 			return err
 		}
@@ -301,11 +298,11 @@ type poolCounts struct {
 }
 
 // count writes the pools' statuses where they have changed.
-func (c *lbController) count(ctx context.Context, pools []pool.Pool) {
+func (c *controller) count(ctx context.Context, pools []pool.Pool) {
 	used := map[netip.Addr]bool{}
 	for _, o := range c.services.GetStore().List() {
 		s, ok := o.(*corev1.Service)
-		if !ok || !ours(s, c.options.class, pools) {
+		if !ok || !ours(s, c.options.Class, pools) {
 			continue
 		}
 		addrs, _ := ingress(s)
@@ -335,7 +332,7 @@ func (c *lbController) count(ctx context.Context, pools []pool.Pool) {
 		data, err := json.Marshal(map[string]any{"status": n})
 		if err == nil {
 			call, cancel := context.WithTimeout(ctx, callLimit)
-			_, err = c.dynamic.Resource(poolResource).Namespace(c.options.namespace).Patch(call, p.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+			_, err = c.dynamic.Resource(poolResource).Namespace(c.options.Namespace).Patch(call, p.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
 			cancel()
 		}
 		if err != nil && !strings.Contains(err.Error(), "not find the requested resource") { // a CRD of before statuses

@@ -1,4 +1,4 @@
-package install
+package lb
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package main
+package lb
 
 import (
 	"context"
@@ -28,34 +28,33 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
-	"github.com/carrick-mesh/carrick/install"
 	"github.com/carrick-mesh/carrick/kube/kubetest"
-	"github.com/carrick-mesh/carrick/pool"
+	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
-const lbNamespace = "metallb-system"
+const namespace = "metallb-system"
 
-// lbCluster is a real API server with the load balancer's CRDs.
-type lbCluster struct {
+// cluster is a real API server with the load balancer's CRDs.
+type cluster struct {
 	t       *testing.T
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
 }
 
-func newLBCluster(t *testing.T) *lbCluster {
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	s := kubetest.Start(t)
 	d, err := dynamic.NewForConfig(s.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &lbCluster{t, s.Client, d}
-	for _, ns := range []string{lbNamespace, "sample"} {
+	c := &cluster{t, s.Client, d}
+	for _, ns := range []string{namespace, "sample"} {
 		if _, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	files, err := filepath.Glob("../../install/crds/*.metallb.io.yaml")
+	files, err := filepath.Glob("../install/crds/*.metallb.io.yaml")
 	if err != nil || len(files) != 2 {
 		t.Fatalf("CRDs: %v, %v", files, err)
 	}
@@ -70,7 +69,7 @@ func newLBCluster(t *testing.T) *lbCluster {
 }
 
 // apply creates or changes an object from YAML; a kind not served yet is waited for.
-func (c *lbCluster) apply(r schema.GroupVersionResource, namespace, text string) {
+func (c *cluster) apply(r schema.GroupVersionResource, namespace, text string) {
 	c.t.Helper()
 	var u unstructured.Unstructured
 	data, err := yaml.YAMLToJSON([]byte(text))
@@ -80,7 +79,7 @@ func (c *lbCluster) apply(r schema.GroupVersionResource, namespace, text string)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	lbEventually(c.t, "applying "+u.GetName(), func() bool {
+	eventually(c.t, "applying "+u.GetName(), func() bool {
 		_, err = c.dynamic.Resource(r).Namespace(namespace).Create(c.t.Context(), &u, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			_, err = c.dynamic.Resource(r).Namespace(namespace).Patch(c.t.Context(), u.GetName(), types.MergePatchType, data, metav1.PatchOptions{})
@@ -92,12 +91,12 @@ func (c *lbCluster) apply(r schema.GroupVersionResource, namespace, text string)
 	})
 }
 
-func (c *lbCluster) pool(name, addresses string) {
+func (c *cluster) pool(name, addresses string) {
 	c.t.Helper()
-	c.apply(poolResource, lbNamespace, fmt.Sprintf("{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: %s}, spec: {addresses: [%s]}}", name, addresses))
+	c.apply(poolResource, namespace, fmt.Sprintf("{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: %s}, spec: {addresses: [%s]}}", name, addresses))
 }
 
-func (c *lbCluster) service(name string, change ...func(*corev1.Service)) {
+func (c *cluster) service(name string, change ...func(*corev1.Service)) {
 	c.t.Helper()
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{}}, Spec: corev1.ServiceSpec{
 		Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{{Port: 80}}}}
@@ -109,7 +108,7 @@ func (c *lbCluster) service(name string, change ...func(*corev1.Service)) {
 	}
 }
 
-func (c *lbCluster) addresses(name string) string {
+func (c *cluster) addresses(name string) string {
 	s, err := c.kube.CoreV1().Services("sample").Get(c.t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		return err.Error()
@@ -118,15 +117,15 @@ func (c *lbCluster) addresses(name string) string {
 	return strings.Join(texts(addrs), ",")
 }
 
-func (c *lbCluster) expect(name, want string) {
+func (c *cluster) expect(name, want string) {
 	c.t.Helper()
-	lbEventually(c.t, fmt.Sprintf("%s has %q", name, want), func() bool { return c.addresses(name) == want })
+	eventually(c.t, fmt.Sprintf("%s has %q", name, want), func() bool { return c.addresses(name) == want })
 }
 
 // event waits for an event on an object.
-func (c *lbCluster) event(name, reason, part string) {
+func (c *cluster) event(name, reason, part string) {
 	c.t.Helper()
-	lbEventually(c.t, fmt.Sprintf("event %s on %s with %q", reason, name, part), func() bool {
+	eventually(c.t, fmt.Sprintf("event %s on %s with %q", reason, name, part), func() bool {
 		list, err := c.kube.CoreV1().Events("").List(c.t.Context(), metav1.ListOptions{})
 		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
 			return e.InvolvedObject.Name == name && e.Reason == reason && strings.Contains(e.Message, part)
@@ -134,7 +133,7 @@ func (c *lbCluster) event(name, reason, part string) {
 	})
 }
 
-func lbEventually(t *testing.T, what string, ok func() bool) {
+func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -175,13 +174,13 @@ func background(t *testing.T, run func(context.Context) error) (stop func()) {
 	return stop
 }
 
-func (c *lbCluster) controller() (stop func()) {
-	o := &lbOptions{namespace: lbNamespace}
-	return background(c.t, func(ctx context.Context) error { return runController(ctx, c.kube, c.dynamic, o, lbLog(c.t)) })
+func (c *cluster) controller() (stop func()) {
+	o := &Options{Self: "test", Namespace: namespace}
+	return background(c.t, func(ctx context.Context) error { return RunController(ctx, c.kube, c.dynamic, o, lbLog(c.t)) })
 }
 
 func TestLBController(t *testing.T) {
-	c := newLBCluster(t)
+	c := newCluster(t)
 	stop := c.controller()
 	// Pools are accepted at once, and who waits for one gets its address.
 	c.service("early")
@@ -202,7 +201,7 @@ func TestLBController(t *testing.T) {
 
 	// Others' Services stay untouched: another class, another's address, a cloud's finalizer.
 	c.service("class", func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr.To("example.com/lb") })
-	c.service("cloud", func(s *corev1.Service) { s.Finalizers = []string{lbCloudFinal} })
+	c.service("cloud", func(s *corev1.Service) { s.Finalizers = []string{cloudFinalizer} })
 
 	// Freed addresses go to who waits, and across a restart all keep theirs.
 	if err := c.kube.CoreV1().Services("sample").Delete(t.Context(), "second", metav1.DeleteOptions{}); err != nil {
@@ -223,7 +222,7 @@ func TestLBController(t *testing.T) {
 	c.event("more", "InvalidPool", "spec.addresses")
 	c.service("fifth")
 	c.expect("fifth", "10.10.60.1")
-	u, err := c.dynamic.Resource(poolResource).Namespace(lbNamespace).Get(t.Context(), "first", metav1.GetOptions{})
+	u, err := c.dynamic.Resource(poolResource).Namespace(namespace).Get(t.Context(), "first", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,40 +235,40 @@ func TestLBController(t *testing.T) {
 	}
 	c.service("sixth")
 	c.expect("sixth", "10.10.50.75")
-	lbEventually(t, "the mark is gone", func() bool {
+	eventually(t, "the mark is gone", func() bool {
 		s, err := c.kube.CoreV1().Services("sample").Get(t.Context(), "early", metav1.GetOptions{})
-		return err == nil && s.Annotations[lbPrefix+lbAnnFrom] == ""
+		return err == nil && s.Annotations[prefix+annFrom] == ""
 	})
 }
 
 // Where MetalLB itself runs, nothing is assigned.
 func TestLBStandsAside(t *testing.T) {
-	c := newLBCluster(t)
+	c := newCluster(t)
 	deploy := func(name, image string, command ...string) {
 		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "metallb", "component": "controller"}}, Spec: appsv1.DeploymentSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "metallb"}},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "metallb"}},
 				Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "controller", Image: image, Command: command}}}}}}
-		if _, err := c.kube.AppsV1().Deployments(lbNamespace).Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
+		if _, err := c.kube.AppsV1().Deployments(namespace).Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	deploy("ours", "docker.io/carrickmesh/carrick:1", "/usr/local/bin/carrick")
-	if where, err := install.MetalLB(t.Context(), c.kube); err != nil || where != "" {
+	if where, err := MetalLB(t.Context(), c.kube); err != nil || where != "" {
 		t.Fatalf("takes itself for MetalLB: %q, %v", where, err)
 	}
 	deploy("controller", "quay.io/metallb/controller:v0.13.12")
-	where, err := install.MetalLB(t.Context(), c.kube)
+	where, err := MetalLB(t.Context(), c.kube)
 	if err != nil || !strings.Contains(where, "Deployment metallb-system/controller (quay.io/metallb/controller:v0.13.12)") {
 		t.Fatalf("%q, %v", where, err)
 	}
-	lc := &lbController{kube: c.kube, log: lbLog(t)}
+	lc := &controller{kube: c.kube, log: lbLog(t)}
 	if lc.mayAct(t.Context()) {
 		t.Error("acts beside MetalLB")
 	}
 }
 
-func (c *lbCluster) node(name string) {
+func (c *cluster) node(name string) {
 	c.t.Helper()
 	if _, err := c.kube.CoreV1().Nodes().Create(c.t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		c.t.Fatal(err)
@@ -277,14 +276,14 @@ func (c *lbCluster) node(name string) {
 }
 
 // speaker runs a speaker on no interface, so that nothing is sent anywhere.
-func (c *lbCluster) speaker(node string) (stop func()) {
-	o := &lbOptions{namespace: lbNamespace, interfaces: func() ([]net.Interface, error) { return nil, nil }}
-	return background(c.t, func(ctx context.Context) error { return runSpeaker(ctx, c.kube, c.dynamic, node, o, lbLog(c.t)) })
+func (c *cluster) speaker(node string) (stop func()) {
+	o := &Options{Self: node, Namespace: namespace, Interfaces: func() ([]net.Interface, error) { return nil, nil }}
+	return background(c.t, func(ctx context.Context) error { return RunSpeaker(ctx, c.kube, c.dynamic, o, lbLog(c.t)) })
 }
 
 // Exactly one speaker answers for an address; when it goes, another does.
 func TestLBSpeakers(t *testing.T) {
-	c := newLBCluster(t)
+	c := newCluster(t)
 	defer c.controller()()
 	c.pool("first", "10.10.50.75-10.10.50.90")
 	c.service("web")
@@ -297,13 +296,13 @@ func TestLBSpeakers(t *testing.T) {
 		c.node(n)
 		stops[n] = c.speaker(n)
 	}
-	lbEventually(t, "all have their Leases", func() bool {
-		l, err := c.kube.CoordinationV1().Leases(lbNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: leaseLabel})
+	eventually(t, "all have their Leases", func() bool {
+		l, err := c.kube.CoordinationV1().Leases(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: leaseLabel})
 		return err == nil && len(l.Items) == 3
 	})
 	// They are renewed.
 	renewed := func() (out time.Time) {
-		l, err := c.kube.CoordinationV1().Leases(lbNamespace).Get(t.Context(), "carrick-speaker-n1", metav1.GetOptions{})
+		l, err := c.kube.CoordinationV1().Leases(namespace).Get(t.Context(), "carrick-speaker-n1", metav1.GetOptions{})
 		if err != nil || l.Spec.RenewTime == nil {
 			return out
 		}
@@ -311,10 +310,10 @@ func TestLBSpeakers(t *testing.T) {
 	}
 	for range 3 {
 		before := renewed()
-		lbEventually(t, "a Lease is renewed", func() bool { return renewed().After(before) })
+		eventually(t, "a Lease is renewed", func() bool { return renewed().After(before) })
 	}
 	// Nothing is announced without an L2Advertisement.
-	c.apply(l2Resource, lbNamespace, "{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: all}, spec: {ipAddressPools: [first]}}")
+	c.apply(l2Resource, namespace, "{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: all}, spec: {ipAddressPools: [first]}}")
 	all := []candidate{{name: "n1"}, {name: "n2"}, {name: "n3"}}
 	ads := []*advertisement{{}}
 	owner := electNode(netip.MustParseAddr("10.10.50.75"), all, ads, nil)
@@ -392,13 +391,13 @@ func TestOurs(t *testing.T) {
 		{"another's class", func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr.To("x") }, "", false},
 		{"our class", func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr.To("x") }, "x", true},
 		{"no class, but we have one", func(*corev1.Service) {}, "x", false},
-		{"cloud", func(s *corev1.Service) { s.Finalizers = []string{lbCloudFinal} }, "", false},
+		{"cloud", func(s *corev1.Service) { s.Finalizers = []string{cloudFinalizer} }, "", false},
 		{"a cloud's host name", at(corev1.LoadBalancerIngress{Hostname: "a.elb"}), "", false},
 		{"another's address", at(corev1.LoadBalancerIngress{IP: "192.0.2.1"}), "", false},
 		{"an address of a pool", at(corev1.LoadBalancerIngress{IP: "10.0.0.9"}), "", true},
 		{"of a pool that is gone", func(s *corev1.Service) {
 			at(corev1.LoadBalancerIngress{IP: "192.0.2.1"})(s)
-			s.Annotations = map[string]string{lbPrefix + lbAnnFrom: "gone"}
+			s.Annotations = map[string]string{prefix + annFrom: "gone"}
 		}, "", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
