@@ -146,7 +146,7 @@ func TestBuilds(t *testing.T) {
 		{"route", mesh.Event{Object: z.route(i, 5)}, [4]int{0, 0, 0, 3}, [4]bool{3: true}, false},
 		{"route again", mesh.Event{Object: z.route(i, 6)}, [4]int{0, 0, 0, 3}, [4]bool{3: true}, false},
 		{"service of one cluster", mesh.Event{Object: z.service(5000, 0)}, [4]int{1, 2, 1, 3}, [4]bool{true, true, false, true}, true},
-		{"service gone", mesh.Event{Object: z.service(5000, 0), Gone: true}, [4]int{}, [4]bool{true, true, false, true}, true},
+		{"service gone", mesh.Gone(z.service(5000, 0).Key()), [4]int{}, [4]bool{true, true, false, true}, true},
 		{"label of a namespace", mesh.Event{Object: &mesh.Namespace{Cluster: "c0", Name: space(1), Labels: map[string]string{"a": "b"}}}, [4]int{}, [4]bool{}, false},
 		{"a gateway that nobody is", mesh.Event{Object: &mesh.Gateway{Meta: far, Spec: &networking.Gateway{Selector: map[string]string{"a": "b"},
 			Servers: []*networking.Server{{Port: &networking.Port{Number: 80, Protocol: "HTTP"}, Hosts: []string{"*"}}}}}}, [4]int{}, [4]bool{}, false},
@@ -255,7 +255,7 @@ func BenchmarkEndpoint(b *testing.B) {
 func BenchmarkNewService(b *testing.B) {
 	changes(b, func(r *rand.Rand, z size, n int) (mesh.Event, mesh.Event) {
 		s := z.service(z.services+r.IntN(z.services), 0)
-		return mesh.Event{Object: s}, mesh.Event{Object: s, Gone: true}
+		return mesh.Event{Object: s}, mesh.Gone(s.Key())
 	})
 }
 

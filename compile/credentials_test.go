@@ -54,13 +54,13 @@ func TestCredentials(t *testing.T) {
 	if got := CredentialNamespaces(s); !slices.Equal(got, []string{"edge", "exit"}) {
 		t.Errorf("namespaces %v", got)
 	}
-	if got := CredentialNamespaces(s.Apply(mesh.Event{Object: rule, Gone: true})); !slices.Equal(got, []string{"edge"}) {
+	if got := CredentialNamespaces(s.Apply(mesh.Gone(rule.Key()))); !slices.Equal(got, []string{"edge"}) {
 		t.Errorf("namespaces without the rule: %v", got)
 	}
 	// A rule that comes later reaches the gateway.
 	var w workloads
 	p := []Proxy{Of(s, s.Pod("c1", "exit", "gw"), Node{Router: true})}
-	before := w.pass(s.Apply(mesh.Event{Object: rule, Gone: true}), p)[0]
+	before := w.pass(s.Apply(mesh.Gone(rule.Key())), p)[0]
 	if after := w.pass(s, p)[0]; after == before {
 		t.Error("a gateway does not see a rule's credential that came later")
 	}

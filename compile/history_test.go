@@ -53,7 +53,7 @@ func (h *history) change() mesh.Event {
 	k := o.Key()
 	if old := h.objects[k]; old != nil && h.IntN(4) == 0 {
 		delete(h.objects, k)
-		return mesh.Event{Object: old, Gone: true}
+		return mesh.Gone(k)
 	}
 	h.objects[k] = o
 	return mesh.Event{Object: o}
@@ -329,7 +329,7 @@ func TestHistories(t *testing.T) {
 			if h.IntN(40) == 0 { // a cluster leaves
 				gone := oneOf(h.Rand, "c2", "c3")
 				maps.DeleteFunc(h.objects, func(k mesh.Key, _ mesh.Object) bool { return k.Cluster == gone })
-				events = append(events, mesh.Event{Object: &mesh.Cluster{ID: gone}, Gone: true})
+				events = append(events, mesh.Gone((&mesh.Cluster{ID: gone}).Key()))
 			}
 			s = s.Apply(events...)
 			var all []mesh.Event

@@ -34,7 +34,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 
 func (m *metrics) trigger(es []mesh.Event) {
 	for _, e := range es {
-		m.triggers.WithLabelValues(e.Object.Key().Kind).Inc()
+		m.triggers.WithLabelValues(e.About().Kind).Inc()
 	}
 }
 

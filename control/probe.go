@@ -49,7 +49,7 @@ func (c *Control) probe(ctx context.Context) {
 		for a := range misses {
 			if !want[a] {
 				if misses[a] >= probeMisses {
-					events = append(events, mesh.Event{Object: &mesh.GatewayHealth{Address: a.address, Port: a.port}, Gone: true})
+					events = append(events, mesh.Gone((&mesh.GatewayHealth{Address: a.address, Port: a.port}).Key()))
 				}
 				delete(misses, a)
 			}

@@ -58,8 +58,8 @@ func (s *seen) sink() Sink {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for _, e := range es {
-				k := e.Object.Key()
-				if !e.Gone {
+				k := e.About()
+				if e.Object != nil {
 					s.objects[k] = e.Object
 					continue
 				}

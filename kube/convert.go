@@ -217,35 +217,3 @@ func credential(cluster string, s *corev1.Secret) *mesh.Credential {
 	}
 	return m
 }
-
-// stub returns an object of that key, enough to say that it is gone.
-func stub(k mesh.Key) mesh.Object {
-	meta := mesh.Meta{Cluster: k.Cluster, Namespace: k.Namespace, Name: k.Name}
-	switch k.Kind {
-	case mesh.KindCluster:
-		return &mesh.Cluster{ID: k.Cluster}
-	case mesh.KindService:
-		return &mesh.Service{Cluster: k.Cluster, Namespace: k.Namespace, Name: k.Name}
-	case mesh.KindEndpointSlice:
-		return &mesh.EndpointSlice{Cluster: k.Cluster, Namespace: k.Namespace, Name: k.Name}
-	case mesh.KindPod:
-		return &mesh.Pod{Cluster: k.Cluster, Namespace: k.Namespace, Name: k.Name}
-	case mesh.KindNode:
-		return &mesh.Node{Cluster: k.Cluster, Name: k.Name}
-	case mesh.KindNamespace:
-		return &mesh.Namespace{Cluster: k.Cluster, Name: k.Name}
-	case mesh.KindGateway:
-		return &mesh.Gateway{Meta: meta}
-	case mesh.KindVirtualService:
-		return &mesh.VirtualService{Meta: meta}
-	case mesh.KindDestinationRule:
-		return &mesh.DestinationRule{Meta: meta}
-	case mesh.KindPeerAuthentication:
-		return &mesh.PeerAuthentication{Meta: meta}
-	case mesh.KindCredential:
-		return &mesh.Credential{Cluster: k.Cluster, Namespace: k.Namespace, Name: k.Name}
-	case mesh.KindMeshConfig:
-		return &mesh.MeshConfig{Cluster: k.Cluster}
-	}
-	return nil
-}

@@ -133,7 +133,7 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 		next.stop()
 		live.stop()
 		if leave() {
-			m.sink.Events([]mesh.Event{{Object: &mesh.Cluster{ID: m.id}, Gone: true}})
+			m.sink.Events([]mesh.Event{mesh.Gone((&mesh.Cluster{ID: m.id}).Key())})
 		}
 		m.tell(ClusterStatus{Status: Closed})
 	}()

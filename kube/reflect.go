@@ -59,7 +59,7 @@ func (s *store) put(o any, gone bool) error {
 				s.feed.resolve.forget(s.feed, k)
 			}
 			s.feed.found(k, nil)
-			s.feed.set([]mesh.Event{{Object: stub(k), Gone: true}})
+			s.feed.set([]mesh.Event{mesh.Gone(k)})
 		}
 	}
 	s.feed.listed(s.kind.name) // it works

@@ -87,17 +87,17 @@ func (f *feed) setLocked(events []mesh.Event) {
 	if f.over || len(events) == 0 {
 		return
 	}
-	events = slices.DeleteFunc(events, func(e mesh.Event) bool { return e.Gone && f.objects[e.Object.Key()] == nil })
+	events = slices.DeleteFunc(events, func(e mesh.Event) bool { return e.Object == nil && f.objects[e.Key] == nil })
 	if len(events) == 0 {
 		return
 	}
 	for i, e := range events {
-		if s, ok := e.Object.(*mesh.Service); ok && !e.Gone && f.resolve != nil {
+		if s, ok := e.Object.(*mesh.Service); ok && f.resolve != nil {
 			events[i].Object = f.resolve.addressed(f, s)
 			e = events[i]
 		}
-		if e.Gone {
-			delete(f.objects, e.Object.Key())
+		if e.Object == nil {
+			delete(f.objects, e.Key)
 		} else {
 			f.objects[e.Object.Key()] = e.Object
 		}
@@ -126,9 +126,9 @@ func (f *feed) replace(kind, namespace string, objects []mesh.Object) {
 		now[o.Key()] = true
 		events = append(events, mesh.Event{Object: o})
 	}
-	for k, o := range f.objects {
+	for k := range f.objects {
 		if k.Kind == kind && (namespace == "" || k.Namespace == namespace) && !now[k] {
-			events = append(events, mesh.Event{Object: o, Gone: true})
+			events = append(events, mesh.Gone(k))
 		}
 	}
 	f.setLocked(events)
@@ -147,9 +147,9 @@ func (f *feed) goLive(old *feed) {
 		old.mu.Lock()
 		defer old.mu.Unlock()
 		old.over = true
-		for k, o := range old.objects {
+		for k := range old.objects {
 			if f.objects[k] == nil {
-				events = append(events, mesh.Event{Object: o, Gone: true})
+				events = append(events, mesh.Gone(k))
 			}
 		}
 	}

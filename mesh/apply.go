@@ -46,47 +46,53 @@ type builder struct {
 }
 
 func (b *builder) event(e Event) {
-	gone := e.Gone
-	switch o := e.Object.(type) {
-	case *Service, *EndpointSlice, *Pod, *Node, *Namespace:
-		if gone && b.clusters[o.(Object).Key().Cluster] == nil {
-			return // a late word of a cluster that has left
+	k, gone := e.About(), e.Object == nil
+	switch k.Kind {
+	case KindService, KindEndpointSlice, KindPod, KindNode, KindNamespace:
+		if gone && b.clusters[k.Cluster] == nil {
+			return // a late event of a cluster that has been removed
 		}
 	}
-	switch o := e.Object.(type) {
-	case *Cluster:
-		b.cluster(o, gone)
-	case *Service:
-		b.service(o, gone)
-	case *EndpointSlice:
-		b.slice(o, gone)
-	case *Pod:
-		sp := b.spaceOf(o.Cluster, o.Namespace)
-		if _, ok := edit(b, &sp.pods, o.Name, o, gone); ok {
-			mark(b.pods, sp, o.Name)
+	switch k.Kind {
+	case KindCluster:
+		b.cluster(k, row[*Cluster](e))
+	case KindService:
+		b.service(k, row[*Service](e))
+	case KindEndpointSlice:
+		b.slice(k, row[*EndpointSlice](e))
+	case KindPod:
+		sp := b.spaceOf(k.Cluster, k.Namespace)
+		if _, ok := edit(b, &sp.pods, k.Name, row[*Pod](e), gone); ok {
+			mark(b.pods, sp, k.Name)
 		}
-	case *Node:
-		c := b.clusterOf(o.Cluster)
-		if _, ok := edit(b, &c.nodes, o.Name, o, gone); ok {
-			mark(b.nodes, c, o.Name)
+	case KindNode:
+		c := b.clusterOf(k.Cluster)
+		if _, ok := edit(b, &c.nodes, k.Name, row[*Node](e), gone); ok {
+			mark(b.nodes, c, k.Name)
 		}
-	case *Namespace:
-		b.namespaced(o, gone)
-	case *GatewayHealth:
-		if _, ok := edit(b, &b.health, o.Key().Name, o, gone); ok {
+	case KindNamespace:
+		b.namespaced(k, row[*Namespace](e))
+	case KindGatewayHealth:
+		if _, ok := edit(b, &b.health, k.Name, row[*GatewayHealth](e), gone); ok {
 			b.networked = true
 		}
-	case Object: // the rest counts in the local cluster only
-		if k := o.Key(); k.Cluster == b.settings.Cluster && b.accept(o, k, gone) {
-			b.local(o, k.Namespace+"/"+k.Name, gone)
+	default: // the rest counts in the local cluster only
+		if k.Cluster == b.settings.Cluster && b.accept(k, e.Object) {
+			b.local(k, e)
 		}
 	}
 }
 
+// row returns the object of an event, nil if it is gone.
+func row[T Object](e Event) (o T) {
+	o, _ = e.Object.(T)
+	return o
+}
+
 // accept refuses an object that cannot mean anything, and keeps account of it.
-func (b *builder) accept(o Object, k Key, gone bool) bool {
+func (b *builder) accept(k Key, o Object) bool {
 	var r *refusal
-	if !gone {
+	if o != nil {
 		if found := validate(o); len(found) > 0 {
 			r = &refusal{k, found}
 		}
@@ -95,35 +101,36 @@ func (b *builder) accept(o Object, k Key, gone bool) bool {
 	return r == nil
 }
 
-func (b *builder) local(o Object, name string, gone bool) {
-	switch o := o.(type) {
-	case *Gateway:
-		edit(b, &b.gateways, name, o, gone)
-	case *VirtualService:
-		if old, ok := edit(b, &b.routes, name, o, gone); ok {
+func (b *builder) local(k Key, e Event) {
+	name, gone := k.Namespace+"/"+k.Name, e.Object == nil
+	switch k.Kind {
+	case KindGateway:
+		edit(b, &b.gateways, name, row[*Gateway](e), gone)
+	case KindVirtualService:
+		if old, ok := edit(b, &b.routes, name, row[*VirtualService](e), gone); ok {
 			b.fileRoutes(old, b.routes.Get(name))
 		}
-	case *DestinationRule:
-		if old, ok := edit(b, &b.rules, name, o, gone); ok {
+	case KindDestinationRule:
+		if old, ok := edit(b, &b.rules, name, row[*DestinationRule](e), gone); ok {
 			b.fileRules(old, b.rules.Get(name))
 		}
-	case *PeerAuthentication:
+	case KindPeerAuthentication:
 		all := b.policies.all
-		if _, ok := edit(b, &all, name, o, gone); ok {
+		if _, ok := edit(b, &all, name, row[*PeerAuthentication](e), gone); ok {
 			b.policies = &Policies{b.policies.root, all}
-			b.markNamespace(o.Namespace)
-			b.all = b.all || o.Namespace == b.policies.root
+			b.markNamespace(k.Namespace)
+			b.all = b.all || k.Namespace == b.policies.root
 		}
-	case *Credential:
-		edit(b, &b.credentials, name, o, gone)
-	case *MeshConfig:
-		b.meshConfig(o, gone)
+	case KindCredential:
+		edit(b, &b.credentials, name, row[*Credential](e), gone)
+	case KindMeshConfig:
+		b.meshConfig(row[*MeshConfig](e))
 	}
 }
 
-func (b *builder) cluster(o *Cluster, gone bool) {
-	c := b.clusters[o.ID]
-	if gone {
+func (b *builder) cluster(k Key, o *Cluster) {
+	c := b.clusters[k.Cluster]
+	if o == nil {
 		if c == nil {
 			return
 		}
@@ -133,7 +140,7 @@ func (b *builder) cluster(o *Cluster, gone bool) {
 			}
 		}
 		b.ownClusters()
-		delete(b.clusters, o.ID)
+		delete(b.clusters, k.Cluster)
 		b.touched, b.networked = true, true
 		return
 	}
@@ -144,51 +151,44 @@ func (b *builder) cluster(o *Cluster, gone bool) {
 	b.touched = true
 }
 
-func (b *builder) service(o *Service, gone bool) {
-	sp := b.spaceOf(o.Cluster, o.Namespace)
-	old, ok := edit(b, &sp.services, o.Name, o, gone)
+func (b *builder) service(k Key, o *Service) {
+	sp := b.spaceOf(k.Cluster, k.Namespace)
+	old, ok := edit(b, &sp.services, k.Name, o, o == nil)
 	if !ok {
 		return
 	}
-	b.hosts[b.HostName(o.Namespace, o.Name)] = true
-	gateway := old != nil && old.Labels[networkLabel] != "" || !gone && o.Labels[networkLabel] != ""
+	b.hosts[b.HostName(k.Namespace, k.Name)] = true
+	gateway := old != nil && old.Labels[networkLabel] != "" || o != nil && o.Labels[networkLabel] != ""
 	b.networked = b.networked || gateway || len(b.config.networks.GetNetworks()) > 0
 }
 
-func (b *builder) slice(o *EndpointSlice, gone bool) {
-	sp := b.spaceOf(o.Cluster, o.Namespace)
-	old, ok := edit(b, &sp.slices, o.Name, o, gone)
+func (b *builder) slice(k Key, o *EndpointSlice) {
+	sp := b.spaceOf(k.Cluster, k.Namespace)
+	old, ok := edit(b, &sp.slices, k.Name, o, o == nil)
 	if !ok {
 		return
 	}
 	if old != nil {
 		edit(b, &sp.byService, old.Service+"\x00"+old.Name, old, true)
-		b.hosts[b.HostName(o.Namespace, old.Service)] = true
+		b.hosts[b.HostName(k.Namespace, old.Service)] = true
 	}
-	if !gone {
+	if o != nil {
 		edit(b, &sp.byService, o.Service+"\x00"+o.Name, o, false)
 		b.hosts[b.HostName(o.Namespace, o.Service)] = true
 	}
 }
 
-func (b *builder) namespaced(o *Namespace, gone bool) {
-	sp := b.spaceOf(o.Cluster, o.Name)
-	switch {
-	case gone && sp.namespace == nil, !gone && sp.namespace != nil && reflect.DeepEqual(sp.namespace, o):
+func (b *builder) namespaced(k Key, o *Namespace) {
+	sp := b.spaceOf(k.Cluster, k.Name)
+	if reflect.DeepEqual(sp.namespace, o) {
 		return
-	case gone:
-		sp.namespace = nil
-	default:
-		sp.namespace = o
 	}
+	sp.namespace = o
 	b.touched = true
-	b.networked = b.networked || o.Name == b.settings.SystemNamespace
+	b.networked = b.networked || k.Name == b.settings.SystemNamespace
 }
 
-func (b *builder) meshConfig(o *MeshConfig, gone bool) {
-	if gone {
-		o = nil
-	}
+func (b *builder) meshConfig(o *MeshConfig) {
 	last, next := b.config, newConfig(o, b.settings)
 	if proto.Equal(last.Spec, next.Spec) && proto.Equal(last.networks, next.networks) {
 		return
@@ -224,19 +224,10 @@ func equal(a, b any) bool {
 	if a == b {
 		return true
 	}
-	switch x := a.(type) {
-	case *Gateway:
-		y := b.(*Gateway)
-		return reflect.DeepEqual(x.Meta, y.Meta) && proto.Equal(x.Spec, y.Spec)
-	case *VirtualService:
-		y := b.(*VirtualService)
-		return reflect.DeepEqual(x.Meta, y.Meta) && proto.Equal(x.Spec, y.Spec)
-	case *DestinationRule:
-		y := b.(*DestinationRule)
-		return reflect.DeepEqual(x.Meta, y.Meta) && proto.Equal(x.Spec, y.Spec)
-	case *PeerAuthentication:
-		y := b.(*PeerAuthentication)
-		return reflect.DeepEqual(x.Meta, y.Meta) && proto.Equal(x.Spec, y.Spec)
+	if x, ok := a.(UserObject); ok {
+		mx, sx := x.Written()
+		my, sy := b.(UserObject).Written()
+		return reflect.DeepEqual(mx, my) && proto.Equal(sx, sy)
 	}
 	return reflect.DeepEqual(a, b)
 }

@@ -55,7 +55,7 @@ func TestSameness(t *testing.T) {
 		if s.Apply(set(objects...)...) != s {
 			t.Errorf("a repetition is a change")
 		}
-		s = s.Apply(Event{Object: &Cluster{ID: "c1"}, Gone: true})
+		s = s.Apply(Gone((&Cluster{ID: "c1"}).Key()))
 		if es := s.Host(h.Name).Endpoints.On(5000); len(es) != 1 || es[0].Cluster != "c2" {
 			t.Errorf("after c1 is gone: %+v", es)
 		}
@@ -75,7 +75,7 @@ func TestTargets(t *testing.T) {
 	if b := s.Host(a.Name).Targets.Service("b.sample.svc.cluster.local"); b == nil || b.Name != "b" {
 		t.Errorf("target %+v", b)
 	}
-	s = s.Apply(Event{svc("c1", "sample", "b"), true}, Event{v, true})
+	s = s.Apply(Gone(svc("c1", "sample", "b").Key()), Gone(v.Key()))
 	if h := s.Host(a.Name); len(h.Routes) != 0 || h.Targets != nil {
 		t.Errorf("%+v", h)
 	}

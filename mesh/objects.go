@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
@@ -47,16 +48,26 @@ func (k Key) String() string {
 	return s + k.Name + "@" + k.Cluster
 }
 
-// Event says that an object is there, new or changed, or, if Gone, no longer. Of a Gone object only
-// what its Key needs is read. An object that equals the one held changes nothing, so a watch may
-// repeat itself.
+// Event says that an object is there, new or changed, or, without Object, that the one of Key is gone.
+// An object that equals the one held changes nothing, so a watch may repeat itself.
 type Event struct {
+	Key    Key // read only of what is gone
 	Object Object
-	Gone   bool
+}
+
+// Gone returns the Event that the object of a Key is gone.
+func Gone(k Key) Event { return Event{Key: k} }
+
+// About returns the Key of the object that the event is about.
+func (e Event) About() Key {
+	if e.Object == nil {
+		return e.Key
+	}
+	return e.Object.Key()
 }
 
 // Cluster is one API server of the mesh. Its objects count from the first event, whether or not the
-// Cluster itself was announced; Gone takes all of them away. A cluster whose API server is not
+// Cluster itself was announced; when it is gone, all of them are. A cluster whose API server is not
 // reachable is announced again with Stale, and keeps its objects.
 type Cluster struct {
 	ID     string
@@ -141,7 +152,7 @@ type SliceEndpoint struct {
 	Hostname    string
 }
 
-// Pod is one Pod that has an IP. Pods of the phases Succeeded and Failed are Gone.
+// Pod is one Pod that has an IP. Pods of the phases Succeeded and Failed count as gone.
 type Pod struct {
 	Cluster, Namespace, Name string
 	Labels                   map[string]string
@@ -194,6 +205,29 @@ type Meta struct {
 
 func (m *Meta) key(kind string) Key { return Key{m.Cluster, kind, m.Namespace, m.Name} }
 
+// UserObject is an object that a user wrote, of a kind that has an effect: one of the types below.
+type UserObject interface {
+	Object
+	// Written returns what the user wrote, which must not be changed.
+	Written() (*Meta, proto.Message)
+}
+
+// NewUserObject returns the object of one of the types below that has a spec of that form, nil if none
+// has.
+func NewUserObject(m Meta, spec proto.Message) UserObject {
+	switch s := spec.(type) {
+	case *networking.Gateway:
+		return &Gateway{m, s}
+	case *networking.VirtualService:
+		return &VirtualService{m, s}
+	case *networking.DestinationRule:
+		return &DestinationRule{m, s}
+	case *security.PeerAuthentication:
+		return &PeerAuthentication{m, s}
+	}
+	return nil
+}
+
 // Gateway is a networking.istio.io Gateway.
 type Gateway struct {
 	Meta
@@ -202,6 +236,9 @@ type Gateway struct {
 
 // Key implements Object.
 func (g *Gateway) Key() Key { return g.key(KindGateway) }
+
+// Written implements UserObject.
+func (g *Gateway) Written() (*Meta, proto.Message) { return &g.Meta, g.Spec }
 
 // VirtualService is a networking.istio.io VirtualService.
 type VirtualService struct {
@@ -212,6 +249,9 @@ type VirtualService struct {
 // Key implements Object.
 func (v *VirtualService) Key() Key { return v.key(KindVirtualService) }
 
+// Written implements UserObject.
+func (v *VirtualService) Written() (*Meta, proto.Message) { return &v.Meta, v.Spec }
+
 // DestinationRule is a networking.istio.io DestinationRule.
 type DestinationRule struct {
 	Meta
@@ -221,6 +261,9 @@ type DestinationRule struct {
 // Key implements Object.
 func (d *DestinationRule) Key() Key { return d.key(KindDestinationRule) }
 
+// Written implements UserObject.
+func (d *DestinationRule) Written() (*Meta, proto.Message) { return &d.Meta, d.Spec }
+
 // PeerAuthentication is a security.istio.io PeerAuthentication.
 type PeerAuthentication struct {
 	Meta
@@ -229,6 +272,9 @@ type PeerAuthentication struct {
 
 // Key implements Object.
 func (p *PeerAuthentication) Key() Key { return p.key(KindPeerAuthentication) }
+
+// Written implements UserObject.
+func (p *PeerAuthentication) Written() (*Meta, proto.Message) { return &p.Meta, p.Spec }
 
 // MeshConfig is ConfigMap istio of a cluster's system namespace. Only the local cluster's counts.
 // Spec is never nil and holds what the user wrote; defaults are filled in by Snapshot.Config.

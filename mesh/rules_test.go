@@ -97,7 +97,7 @@ func TestPolicyReachesEndpoints(t *testing.T) {
 	if s = s.Apply(set(off)...); tls() {
 		t.Error("TLS though the mesh's policy forbids it")
 	}
-	if s = s.Apply(Event{off, true}); !tls() {
+	if s = s.Apply(Gone(off.Key())); !tls() {
 		t.Error("no TLS after the policy is gone")
 	}
 }
@@ -171,7 +171,7 @@ func TestRules(t *testing.T) {
 	if after := s.Host("a.ns.svc.cluster.local").Rules; after[0] != before[0] || after[1] == before[1] {
 		t.Error("a rule that has not changed is another")
 	}
-	s = s.Apply(Event{rule("old", "a", 1), true}, Event{rule("all", "", 0), true})
+	s = s.Apply(Gone(rule("old", "a", 1).Key()), Gone(rule("all", "", 0).Key()))
 	if got := fmt.Sprint(names("a"), names("b")); got != "[young v2 v1] []" {
 		t.Errorf("rules after two are gone: %s", got)
 	}

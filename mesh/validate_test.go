@@ -122,7 +122,7 @@ func TestLastGoodStays(t *testing.T) {
 	if r := good.Host("a.sample.svc.cluster.local").Rules; len(good.Findings()) != 0 || r[0].Spec.Subsets[0].Name != "v3" {
 		t.Errorf("findings %v, rules %v", good.Findings(), r)
 	}
-	gone := bad.Apply(Event{rule("a", ""), true})
+	gone := bad.Apply(Gone(rule("a", "").Key()))
 	if len(gone.Findings()) != 0 || len(gone.Host("a.sample.svc.cluster.local").Rules) != 0 {
 		t.Errorf("gone: findings %v", gone.Findings())
 	}
