@@ -125,7 +125,9 @@ func (x *downConn) onFail(error) {
 func (x *downConn) onWrite() {
 	if x.s != nil {
 		x.s.downWritable()
+		return
 	}
+	x.resume()
 }
 
 // gone ends a connection whose client has left.
@@ -138,7 +140,7 @@ func (x *downConn) gone() {
 }
 
 func (x *downConn) onRead() {
-	if x.early && x.s == nil {
+	if x.early && x.s == nil && !x.c.isFull() {
 		b := x.in
 		x.in, x.early = nil, false
 		x.take(b)
@@ -156,6 +158,8 @@ func (x *downConn) onRead() {
 			if !x.s.wantsBody() {
 				return // the stream will resume us
 			}
+		} else if x.early || x.c.isFull() {
+			return // a client that does not read its answers is not read from; onWrite goes on
 		}
 		b, err := x.c.read()
 		if len(b) > 0 {
@@ -207,6 +211,9 @@ func (x *downConn) eof(err error) {
 func (x *downConn) take(b []byte) {
 	for len(b) > 0 && !x.c.closed && x.c.user == user(x) {
 		switch {
+		case x.s == nil && x.c.isFull(): // with answers of our own
+			x.in, x.early = append(x.w.buf(), b...), true
+			return
 		case x.s == nil:
 			n := x.takeHead(b)
 			if n < 0 {

@@ -137,6 +137,9 @@ func (x *h2Down) fail(details string) {
 }
 
 func (x *h2Down) onWrite() {
+	if x.h2.Paused() || x.c.readable {
+		x.c.again()
+	}
 	for r := range x.streams {
 		if r.s != nil && !r.full() {
 			r.s.downWritable()
@@ -145,7 +148,11 @@ func (x *h2Down) onWrite() {
 }
 
 func (x *h2Down) onRead() {
-	for x.c.readable && !x.c.closed && x.c.user == user(x) {
+	if x.h2.Paused() && !x.c.isBlocked() {
+		x.fed(x.h2.Resume())
+	}
+	// A client that does not read is not read from.
+	for x.c.readable && !x.c.closed && x.c.user == user(x) && !x.c.isBlocked() {
 		b, err := x.c.read()
 		if len(b) > 0 {
 			x.feed(b)
@@ -159,8 +166,10 @@ func (x *h2Down) onRead() {
 	}
 }
 
-func (x *h2Down) feed(b []byte) {
-	err := x.h2.Feed(b)
+func (x *h2Down) feed(b []byte) { x.fed(x.h2.Feed(b)) }
+
+// fed goes on after the client's bytes were handled.
+func (x *h2Down) fed(err error) {
 	if x.c.closed {
 		return
 	}

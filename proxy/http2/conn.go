@@ -63,6 +63,8 @@ const (
 	maxBlock    = 2      // a header block's size, as a multiple of MaxHeaderBytes
 	maxCont     = 64     // CONTINUATION frames of a block
 	maxLate     = 128    // streams that we reset and remember
+	maxEntries  = 32     // settings of a frame
+	maxChanges  = 100    // SETTINGS frames in a second: each may change the windows of all streams
 )
 
 // Conn is one connection. Not for concurrent use.
@@ -71,7 +73,9 @@ type Conn struct {
 	o      Options
 	h      Handler
 	in     []byte // an incomplete frame
+	rest   []byte // what came after the output was full
 	out    []byte
+	held   int        // bytes that streams hold back, by the capacity of their buffers
 	err    *ConnError // final
 
 	preface  int  // bytes of the preface still to come
@@ -109,6 +113,7 @@ type Conn struct {
 	consumed   int64 // and not yet given back
 
 	control, idle, resets int
+	changes               int      // of settings, that are left for this second
 	late                  []uint32 // streams that we reset, a ring: their frames may be under way
 	lateAt                int
 }
@@ -152,7 +157,7 @@ func newConn(o Options, h Handler) *Conn {
 		o: o, h: h, enc: newEncoder(), streams: map[uint32]*Stream{},
 		dec:        decoder{limit: int(o.HeaderTable), table: table{max: 4096}},
 		sendWindow: firstWindow, peerWindow: firstWindow, peerStreams: 100, peerFrame: maxFrame,
-		recvWindow: firstWindow, ownWindow: firstWindow, resets: firstResets, lastTaken: lastOfAllIDs,
+		recvWindow: firstWindow, ownWindow: firstWindow, resets: firstResets, changes: maxChanges, lastTaken: lastOfAllIDs,
 	}
 }
 
@@ -214,7 +219,7 @@ func (c *Conn) Drained() { c.control = 0 }
 // Refill renews what a peer may cost us in a second. Call it once a second.
 func (c *Conn) Refill() {
 	c.resets = min(c.resets+firstResets/2, firstResets)
-	c.idle = 0
+	c.idle, c.changes = 0, maxChanges
 }
 
 // Streams returns the number of streams that are not over.
@@ -251,6 +256,9 @@ func (c *Conn) Feed(b []byte) error {
 
 func (c *Conn) feed(b []byte) *ConnError {
 	for len(b) > 0 {
+		if c.pause(b) {
+			return nil
+		}
 		if c.preface > 0 {
 			at := len(Preface) - c.preface
 			n := min(c.preface, len(b))
@@ -266,7 +274,9 @@ func (c *Conn) feed(b []byte) *ConnError {
 			if err != nil {
 				return err
 			}
-			c.in = append(c.in, b[n:]...)
+			if b = b[n:]; !c.pause(b) {
+				c.in = append(c.in, b...)
+			}
 			return nil
 		}
 		// Complete the frame that has begun, then go on without copying.
@@ -300,7 +310,7 @@ func (c *Conn) feed(b []byte) *ConnError {
 // frames handles the complete frames in b and returns their length.
 func (c *Conn) frames(b []byte) (int, *ConnError) {
 	done := 0
-	for len(b)-done >= frameHeader {
+	for len(b)-done >= frameHeader && !c.full() {
 		f := parseFrame(b[done:])
 		if f.length > maxFrame {
 			return 0, &ConnError{FrameSizeError, "frame larger than SETTINGS_MAX_FRAME_SIZE"}

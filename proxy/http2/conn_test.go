@@ -67,7 +67,12 @@ func (p *peer) write() {
 			p.do(func() { p.err = err })
 			return
 		}
-		p.do(p.c.Drained)
+		p.do(func() {
+			p.c.Drained()
+			if err := p.c.Resume(); err != nil && p.err == nil {
+				p.err = err
+			}
+		})
 	}
 }
 
@@ -451,6 +456,9 @@ func TestRoom(t *testing.T) {
 		}
 		if b != nil {
 			lent--
+		}
+		if err := from.Resume(); err != nil {
+			t.Fatal(err)
 		}
 		return frames
 	}

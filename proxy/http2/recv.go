@@ -195,6 +195,9 @@ func (c *Conn) headersDone(b []byte) *ConnError {
 	if err := c.dec.decode(b, v); err != nil {
 		return &ConnError{CompressionError, err.Error()}
 	}
+	if !v.bad() {
+		v.finish()
+	}
 	switch {
 	case s != nil:
 	case c.client || c.wasReset(id):
@@ -324,10 +327,20 @@ func (c *Conn) onSettings(f frame, p []byte) *ConnError {
 	if len(p)%6 != 0 {
 		return &ConnError{FrameSizeError, "SETTINGS is not a multiple of 6 bytes long"}
 	}
+	if len(p) > 6*maxEntries {
+		return &ConnError{EnhanceYourCalm, "too many settings in a frame"}
+	}
+	if c.changes--; c.changes < 0 {
+		return &ConnError{EnhanceYourCalm, "SETTINGS too often"}
+	}
+	was := c.peerWindow
 	for ; len(p) > 0; p = p[6:] {
 		if err := c.setting(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])); err != nil {
 			return err
 		}
+	}
+	if err := c.moveWindows(c.peerWindow - was); err != nil {
+		return err
 	}
 	c.begin(0, frameSettings, flagAck, 0)
 	if err := c.answer(); err != nil {
@@ -351,16 +364,7 @@ func (c *Conn) setting(id uint16, v uint32) *ConnError {
 		if v > maxWindow {
 			return &ConnError{FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE too large"}
 		}
-		diff := int64(v) - c.peerWindow
 		c.peerWindow = int64(v)
-		for _, s := range c.streams {
-			if s.sendWindow += diff; s.sendWindow > maxWindow {
-				return &ConnError{FlowControlError, "a stream's window grows too large"}
-			}
-			if s.waiting() {
-				c.enqueue(s)
-			}
-		}
 	case settingMaxFrame:
 		if v < maxFrame || v > 1<<24-1 {
 			return &ConnError{ProtocolError, "bad SETTINGS_MAX_FRAME_SIZE"}
@@ -371,6 +375,22 @@ func (c *Conn) setting(id uint16, v uint32) *ConnError {
 			return &ConnError{ProtocolError, "bad SETTINGS_ENABLE_CONNECT_PROTOCOL"}
 		}
 		c.peerConnect = v == 1
+	}
+	return nil
+}
+
+// moveWindows changes what the peer's open streams may be sent by the change of its setting.
+func (c *Conn) moveWindows(diff int64) *ConnError {
+	if diff == 0 {
+		return nil
+	}
+	for _, s := range c.streams {
+		if s.sendWindow += diff; s.sendWindow > maxWindow {
+			return &ConnError{FlowControlError, "a stream's window grows too large"}
+		}
+		if s.waiting() {
+			c.enqueue(s)
+		}
 	}
 	return nil
 }

@@ -31,6 +31,8 @@ type Stream struct {
 	deaf     bool   // nothing more of the peer is wanted once our side has ended
 	trailers *header.Header
 	queued   bool // in the connection's list
+	seen     int  // Pending at the last Expire
+	still    int  // calls of Expire since it changed
 	next     *Stream
 }
 
@@ -201,10 +203,13 @@ func (s *Stream) put(b []byte) int {
 
 // hold keeps b until it can go.
 func (s *Stream) hold(b []byte) {
+	was := cap(s.pending)
 	if s.pending == nil {
 		s.pending = s.c.o.Buffer()
+		was = 0
 	}
 	s.pending = append(s.pending, b...)
+	s.c.held += cap(s.pending) - was
 	if s.sendWindow > 0 {
 		s.c.enqueue(s) // its own window does not hold it back
 	}
@@ -213,6 +218,7 @@ func (s *Stream) hold(b []byte) {
 // drop ends the use of pending.
 func (s *Stream) drop(c *Conn) {
 	if s.pending != nil {
+		c.held -= cap(s.pending)
 		c.o.Recycle(s.pending)
 		s.pending, s.sent = nil, 0
 	}

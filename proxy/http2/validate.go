@@ -59,12 +59,12 @@ func (v *validator) field(name, value string) {
 		v.contentLength(value)
 		return
 	case "cookie":
-		// Clients split cookies for compression; they are one field elsewhere (RFC 9113, 8.2.3).
+		// Clients split cookies for compression; they are one field elsewhere (RFC 9113, 8.2.3). It is
+		// added once, when all have come: a crumb costs its sender a byte.
 		if len(v.cookie) > 0 {
 			v.cookie = append(v.cookie, "; "...)
 		}
 		v.cookie = append(v.cookie, value...)
-		v.h.Set("cookie", view(v.cookie))
 		return
 	case "host":
 		if !v.response && !v.trailers && v.seen[header.Authority] {
@@ -129,6 +129,13 @@ func (v *validator) pseudo(name, value string) {
 		return
 	}
 	v.h.SetPseudo(p, value)
+}
+
+// finish adds what was gathered from several fields. The head is not bad.
+func (v *validator) finish() {
+	if len(v.cookie) > 0 {
+		v.h.Add("cookie", view(v.cookie))
+	}
 }
 
 // complete reports whether the pseudo-headers that must be there are.
