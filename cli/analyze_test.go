@@ -93,6 +93,8 @@ func TestAnalyzeInjection(t *testing.T) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1337))}
 		}), refused), ""},
 		"port":  {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}}), "Info IST0118"},
+		"app":   {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80, AppProtocol: new("mariadb")}}}}), "Info IST0118"},
+		"known": {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "db", Port: 3306, AppProtocol: new("mariadb")}, {Name: "dns", Port: 53}}}}), ""},
 		"ports": {analyzePorts(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http-web"}, {Name: "grpc-web"}, {Name: "x", AppProtocol: new("http")}, {Name: "dns", Protocol: "UDP"}}}}), ""},
 	} {
 		var got []string

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/carrick-mesh/carrick/mesh"
 )
 
 // levels are of Istio's messages; those with another code, and without, are warnings.
@@ -143,17 +145,21 @@ func analyzePod(p *corev1.Pod, space injectionState) (out []message) {
 	return out
 }
 
-// protocols are the prefixes of port names that say what a port speaks.
-var protocols = []string{"http", "http2", "https", "grpc", "grpc-web", "tcp", "tls", "udp", "mongo", "redis", "mysql"}
-
+// analyzePorts finds ports of which nothing says what they speak.
 func analyzePorts(s *corev1.Service) (out []message) {
 	for i, p := range s.Spec.Ports {
-		prefix, _, _ := strings.Cut(p.Name, "-")
-		if p.AppProtocol != nil || p.Protocol == corev1.ProtocolUDP || slices.Contains(protocols, prefix) || strings.HasPrefix(p.Name, "grpc-web") {
+		m := mesh.ServicePort{Name: p.Name, Number: uint16(p.Port), Transport: string(p.Protocol)}
+		field, said := "name", p.Name
+		if p.AppProtocol != nil {
+			m.AppProtocol = *p.AppProtocol
+			field, said = "appProtocol", *p.AppProtocol
+		}
+		if m.Protocol() != mesh.Auto {
 			continue
 		}
-		out = append(out, finding("IST0118", "Service "+s.Namespace+"/"+s.Name, fmt.Sprintf("spec.ports[%d].name", i),
-			fmt.Sprintf("%q (port %d) does not say the protocol, so the first bytes of each connection are waited for to tell", p.Name, p.Port), "name it by the protocol: http, http-NAME, tcp, or set appProtocol"))
+		out = append(out, finding("IST0118", "Service "+s.Namespace+"/"+s.Name, fmt.Sprintf("spec.ports[%d].%s", i, field),
+			fmt.Sprintf("%q (port %d) does not say a known protocol, so the first bytes that the client sends are waited for, and a server that speaks first hangs", said, p.Port),
+			"name it by the protocol: http, http-NAME, tcp, or set appProtocol"))
 	}
 	return out
 }

@@ -141,16 +141,7 @@ func nameOf(p mesh.Protocol) string { return cmp.Or(string(p), "whatever its fir
 
 func (c *checker) virtualService(v *mesh.VirtualService) {
 	key := v.Key()
-	for i, g := range v.Spec.GetGateways() {
-		if g == "mesh" {
-			continue
-		}
-		if gateway := c.s.Gateways().Get(qualify(g, v.Namespace)); gateway != nil {
-			c.hosts(v, i, gateway)
-		} else {
-			c.add(notFound, key, fmt.Sprintf("spec.gateways[%d]", i), "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(g, v.Namespace))
-		}
-	}
+	c.gatewaysOf(v)
 	if v.InMesh() {
 		for i, name := range v.Spec.GetHosts() {
 			host := c.s.Resolve(name, v.Namespace)
@@ -168,6 +159,7 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 		}
 	}
 	for i, r := range v.Spec.GetHttp() {
+		c.matches(key, fmt.Sprintf("spec.http[%d]", i), r)
 		for j, d := range r.GetRoute() {
 			check(fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.GetDestination())
 		}
@@ -200,44 +192,6 @@ func (c *checker) virtualService(v *mesh.VirtualService) {
 			check(fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.GetDestination())
 		}
 	}
-}
-
-// hosts finds hosts of a VirtualService that its gateway does not serve.
-func (c *checker) hosts(v *mesh.VirtualService, at int, g *mesh.Gateway) {
-	var missing []string
-	for _, name := range v.Spec.GetHosts() {
-		host := c.s.Resolve(name, v.Namespace)
-		if !slices.ContainsFunc(g.Spec.GetServers(), func(s *networking.Server) bool {
-			return slices.ContainsFunc(s.GetHosts(), func(h string) bool {
-				namespace, h, scoped := strings.Cut(h, "/")
-				if !scoped {
-					namespace, h = "*", namespace
-				}
-				return (namespace == "*" || namespace == v.Namespace || namespace == "." && g.Namespace == v.Namespace) && (overlap(h, name) || overlap(h, host))
-			})
-		}) {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) > 0 {
-		c.add(hostNotInGateway, v.Key(), fmt.Sprintf("spec.gateways[%d]", at), "add them to the hosts of one of its servers, or take the gateway out",
-			"Gateway %s/%s serves none of its hosts %s", g.Namespace, g.Name, strings.Join(missing, ", "))
-	}
-}
-
-// overlap reports whether two host names, each with or without a wildcard in front, have a name in common.
-func overlap(a, b string) bool {
-	x, wildA := strings.CutPrefix(a, "*")
-	y, wildB := strings.CutPrefix(b, "*")
-	switch {
-	case wildA && wildB:
-		return strings.HasSuffix(x, y) || strings.HasSuffix(y, x)
-	case wildA:
-		return strings.HasSuffix(b, x)
-	case wildB:
-		return strings.HasSuffix(a, y)
-	}
-	return a == b
 }
 
 func (c *checker) destination(key mesh.Key, field string, d *networking.Destination, host string) {
@@ -289,6 +243,10 @@ func (c *checker) gateway(g *mesh.Gateway) {
 					c.add(notFound, key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
 				}
 			}
+		}
+		if t := srv.GetTls(); t.GetMode() == networking.ServerTLSSettings_PASSTHROUGH && (t.GetCredentialName() != "" || t.GetServerCertificate() != "") {
+			c.add("", key, field+".tls.mode", "set it to SIMPLE, or take the certificate out",
+				"it is PASSTHROUGH, also where it is not set: TLS is not ended here and the certificate is not used")
 		}
 		for j, name := range srv.GetTls().GetCipherSuites() {
 			if !slices.Contains(cipherSuites, name) {

@@ -88,7 +88,7 @@ spec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, prot
 		"VirtualService/shop/a@cluster1: spec.http[2].route[0].destination.host: host wbe.shop.svc.cluster.local does not exist",
 		"VirtualService/shop/b@cluster1: spec.hosts[0]: VirtualService shop/a is older and holds for web.shop.svc.cluster.local",
 		"VirtualService/shop/b@cluster1: spec.http[0].route[1].destination.port: two.shop.svc.cluster.local has 2 ports, and the destination names none",
-		"VirtualService/shop/c@cluster1: spec.gateways[0]: Gateway shop/named serves none of its hosts b.example.org",
+		"VirtualService/shop/c@cluster1: spec.hosts[1]: none of its Gateways serves b.example.org",
 	})
 }
 

@@ -23,6 +23,7 @@ type gateway struct {
 	hops      uint32 // trusted proxies before it
 	servers   []*server
 	secrets   []*mesh.Credential // of which some server makes use, by name
+	labels    string             // of the pods, as far as matches of services name them
 }
 
 // server is one server of a Gateway that selects the proxy.
@@ -51,6 +52,7 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 		hops: c.Spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(),
 	}
 	labels := labelMap(p.Labels)
+	named := "" // keys of labels
 	ports := bindPorts(s, p)
 	gateways := slices.SortedFunc(s.Gateways().All(), func(a, b *mesh.Gateway) int { return older(&a.Meta, &b.Meta) })
 	routes := slices.SortedFunc(s.VirtualServices().All(), func(a, b *mesh.VirtualService) int { return older(&a.Meta, &b.Meta) })
@@ -64,12 +66,14 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 			for _, v := range routes {
 				if b := bindTo(s, srv, v, p); b != nil {
 					srv.services = append(srv.services, b)
+					named = union(named, sourceLabels(v))
 				}
 			}
 			g.servers = append(g.servers, srv)
 			g.addSecrets(s, p, x.GetTls().GetCredentialName())
 		}
 	}
+	g.labels = pick(p.Labels, named)
 	if len(g.servers) > 0 {
 		for r := range s.DestinationRules().All() {
 			for _, name := range ruleCredentials(r.Spec) {
@@ -146,7 +150,8 @@ func (g *gateway) addSecrets(s *mesh.Snapshot, p Proxy, name string) {
 // bindTo returns what of a VirtualService is for a server, or nil.
 func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, p Proxy) *binding {
 	name := srv.gateway.Namespace + "/" + srv.gateway.Name
-	if !slices.ContainsFunc(v.Spec.GetGateways(), func(g string) bool { return qualify(g, v.Namespace) == name }) {
+	if !slices.ContainsFunc(v.Spec.GetGateways(), func(g string) bool { return qualify(g, v.Namespace) == name }) ||
+		!s.SeesRoute(v, p.Namespace) {
 		return nil
 	}
 	resolve := func(host string) string { return s.Resolve(host, v.Namespace) }
@@ -204,7 +209,7 @@ func older(a, b *mesh.Meta) int {
 // key says what the gateway is made of: the pointers of the mesh, which are equal for equal content only.
 func (g *gateway) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %q %#v %#v %p %d", g.families, g.namespace, g.http, g.settings, g.retry, g.hops)
+	fmt.Fprintf(&b, "%d %q %q %#v %#v %p %d", g.families, g.namespace, g.labels, g.http, g.settings, g.retry, g.hops)
 	for _, s := range g.servers {
 		fmt.Fprintf(&b, " server %p %p %d", s.Server, s.gateway, s.bind)
 		for _, v := range s.services {

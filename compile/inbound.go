@@ -249,6 +249,15 @@ func (r sidecar) connectionManager(p inboundPort, to string) *hcmv3.HttpConnecti
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Dns: true, Uri: true}
 	m.ServerName = "istio-envoy"
 	port := strconv.Itoa(int(p.servicePort))
+	action := &routev3.RouteAction{
+		ClusterSpecifier:  &routev3.RouteAction_Cluster{Cluster: to},
+		Timeout:           seconds(0),
+		MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: seconds(0), GrpcTimeoutHeaderMax: seconds(0)},
+	}
+	if p.protocol != mesh.GRPC && p.protocol != mesh.GRPCWeb {
+		// The application may end a kept connection just as a request comes, of which it has read nothing then.
+		action.RetryPolicy = &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(2)}
+	}
 	table := &routev3.RouteConfiguration{
 		Name: to, ValidateClusters: boolean(false),
 		VirtualHosts: []*routev3.VirtualHost{{
@@ -257,11 +266,7 @@ func (r sidecar) connectionManager(p inboundPort, to string) *hcmv3.HttpConnecti
 				Name:      "default",
 				Match:     &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 				Decorator: &routev3.Decorator{Operation: p.host + ":" + port + "/*"},
-				Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-					ClusterSpecifier:  &routev3.RouteAction_Cluster{Cluster: to},
-					Timeout:           seconds(0),
-					MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: seconds(0), GrpcTimeoutHeaderMax: seconds(0)},
-				}},
+				Action:    &routev3.Route_Route{Route: action},
 			}},
 		}},
 	}

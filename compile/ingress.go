@@ -214,6 +214,7 @@ func (g *gateway) routes(s *server, b *binding) []*routev3.Route {
 		target:   func(host string) *mesh.HostService { return b.targets[host] },
 		rule:     func(host string) *mesh.Rule { return b.rules[host] },
 		gateways: []string{s.gateway.Namespace + "/" + s.gateway.Name},
+		labels:   labelMap(g.labels), client: g.namespace, tls: terminates(s.GetTls()),
 	}
 	return t.routes()
 }

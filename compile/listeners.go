@@ -22,6 +22,7 @@ type listenerRow struct {
 	choice                  // for the subsets that SNI names, where the leaf has an exposed host
 	route   *mesh.Route     // that has TCP or TLS routes
 	targets *mesh.Targets
+	client  string // its namespace, where a match of route names it
 }
 
 // listenerView is what of a proxy its outbound listeners depend on.
@@ -48,6 +49,9 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 	r.choice = choiceOf(h, client).where(func(x *mesh.Rule) bool { return len(x.Spec.GetSubsets()) > 0 })
 	if x := routeOf(h, client); x != nil && len(x.Spec.GetTcp())+len(x.Spec.GetTls()) > 0 {
 		r.route, r.targets = x, h.Targets
+		if namesNamespace(x.VirtualService, client) {
+			r.client = client
+		}
 	}
 	return r, true
 }
@@ -59,7 +63,7 @@ func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
 func (r listenerRow) need() need {
 	n := need{cluster: differ(r.svc) || r.hasAddresses(), network: r.eps != nil, labels: r.labels()}
 	if r.route != nil {
-		n.labels = union(n.labels, sourceLabels(r.route))
+		n.labels = union(n.labels, sourceLabels(r.route.VirtualService))
 	}
 	return n
 }
@@ -156,18 +160,19 @@ func (r listenerRow) listenerOf(v listenerView, p mesh.ServicePort, ip string, p
 	name := ip + "_" + strconv.Itoa(int(port))
 	l := outboundListener(name, socketAddress(ip, uint32(port)), v.http)
 	own := weighted{clusterName(p.Number, "", r.svc.Host), 1}
+	to := []weighted{own}
 	if p.Protocol().IsTLS() {
-		l.FilterChains = append(l.FilterChains, r.tlsChains(v, p, ip)...)
-		if len(l.FilterChains) > 0 {
+		if l.FilterChains = r.tlsChains(v, p, ip); len(l.FilterChains) > 0 {
 			l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
+			if !v.allowAny {
+				own.cluster = blackHole // the routes say which names may be reached
+				to = []weighted{own}
+			}
 		}
+	} else if x := r.tcpRoute(v, p, ip); x != nil {
+		to = x
 	}
-	chain := &listenerv3.FilterChain{TransportSocketConnectTimeout: seconds(15)}
-	if to := r.tcpRoute(v, p, ip); to != nil {
-		chain.Filters = v.http.tcp(own.cluster, to...)
-	} else {
-		chain.Filters = v.http.tcp(own.cluster, own)
-	}
+	chain := &listenerv3.FilterChain{TransportSocketConnectTimeout: seconds(15), Filters: v.http.tcp(own.cluster, to...)}
 	if p.Protocol() == mesh.Auto {
 		route := r.svc.Host + ":" + strconv.Itoa(int(p.Number))
 		l.FilterChains = []*listenerv3.FilterChain{sniffedHTTP(v.http.connectionManager("outbound_"+name), route)}
@@ -240,12 +245,17 @@ func (r listenerRow) tcpRoute(v listenerView, p mesh.ServicePort, ip string) []w
 	for _, t := range r.route.Spec.GetTcp() {
 		if len(t.GetMatch()) == 0 || slices.ContainsFunc(t.GetMatch(), func(m *networking.L4MatchAttributes) bool {
 			return (m.GetPort() == 0 || m.GetPort() == uint32(p.Number)) && inMesh(m.GetGateways()) &&
-				inSubnets(ip, m.GetDestinationSubnets()) && mesh.Selects(m.GetSourceLabels(), labelMap(v.labels))
+				inSubnets(ip, m.GetDestinationSubnets()) && r.from(v, m.GetSourceNamespace(), m.GetSourceLabels())
 		}) {
 			return r.spread(t.GetRoute(), p.Number)
 		}
 	}
 	return nil
+}
+
+// from reports whether a match by namespace and labels is for the client.
+func (r listenerRow) from(v listenerView, namespace string, labels map[string]string) bool {
+	return (namespace == "" || namespace == r.client) && mesh.Selects(labels, labelMap(v.labels))
 }
 
 func inMesh(gateways []string) bool { return len(gateways) == 0 || slices.Contains(gateways, "mesh") }
@@ -286,17 +296,25 @@ func (r listenerRow) tlsChains(v listenerView, p mesh.ServicePort, ip string) (c
 	if r.route == nil {
 		return nil
 	}
+	taken := map[string]bool{} // server names, each of which one chain may have
 	for _, t := range r.route.Spec.GetTls() {
 		for _, m := range t.GetMatch() {
-			if m.GetPort() != 0 && m.GetPort() != uint32(p.Number) || !inMesh(m.GetGateways()) || !inSubnets(ip, m.GetDestinationSubnets()) || !mesh.Selects(m.GetSourceLabels(), labelMap(v.labels)) {
+			if m.GetPort() != 0 && m.GetPort() != uint32(p.Number) || !inMesh(m.GetGateways()) ||
+				!inSubnets(ip, m.GetDestinationSubnets()) || !r.from(v, m.GetSourceNamespace(), m.GetSourceLabels()) {
 				continue
 			}
 			to := r.spread(t.GetRoute(), p.Number)
-			if len(to) == 0 || len(m.GetSniHosts()) == 0 {
+			var names []string
+			for _, name := range m.GetSniHosts() {
+				if name = strings.ToLower(name); !taken[name] {
+					taken[name], names = true, append(names, name)
+				}
+			}
+			if len(to) == 0 || len(names) == 0 {
 				continue
 			}
 			chains = append(chains, &listenerv3.FilterChain{
-				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: m.GetSniHosts()},
+				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: names},
 				Filters:          v.http.tcp(to[0].cluster, to...), TransportSocketConnectTimeout: seconds(15),
 			})
 		}

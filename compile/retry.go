@@ -14,9 +14,11 @@ import (
 	"github.com/carrick-mesh/carrick/mesh"
 )
 
-// retryPolicy returns what a route says of retries, or MeshConfig, or Istio's default: two, on another
-// host, where the request cannot have been handled. Nil if there shall be none.
-func retryPolicy(route, byDefault *networking.HTTPRetry) *routev3.RetryPolicy {
+// retryPolicy returns what a route says of retries, or MeshConfig, or Istio's default: two, on another host,
+// when a connection fails, a stream is refused, or the answer is 503 (or gRPC's UNAVAILABLE or CANCELLED). The
+// application may have given that 503 itself: docs/istio-differences.md says how to end this. Sticky requests
+// stay with the host that their hash names. Nil if there shall be no retries.
+func retryPolicy(route, byDefault *networking.HTTPRetry, sticky bool) *routev3.RetryPolicy {
 	in := route
 	if in == nil {
 		in = byDefault
@@ -30,6 +32,10 @@ func retryPolicy(route, byDefault *networking.HTTPRetry) *routev3.RetryPolicy {
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: toAny(&previoushosts.PreviousHostsPredicate{})},
 		}},
 		HostSelectionRetryMaxAttempts: 5,
+	}
+	elsewhere := p.RetryHostPredicate
+	if sticky {
+		p.RetryHostPredicate = nil
 	}
 	if in == nil {
 		return p
@@ -53,7 +59,10 @@ func retryPolicy(route, byDefault *networking.HTTPRetry) *routev3.RetryPolicy {
 			},
 		}
 	}
-	if x := in.GetRetryIgnorePreviousHosts(); x != nil && !x.GetValue() {
+	switch x := in.GetRetryIgnorePreviousHosts(); {
+	case x.GetValue():
+		p.RetryHostPredicate = elsewhere
+	case x != nil:
 		p.RetryHostPredicate, p.HostSelectionRetryMaxAttempts = nil, 0
 	}
 	return p

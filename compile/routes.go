@@ -39,7 +39,7 @@ func toRouteRow(h *mesh.Host, client string) (r routeRow, ok bool) {
 	r = routeRow{svc: h.Service, local: client == h.Service.Namespace}
 	if x := routeOf(h, client); x != nil && len(x.Spec.GetHttp()) > 0 {
 		r.route, r.targets = x, h.Targets
-		if namesNamespace(x, client) {
+		if namesNamespace(x.VirtualService, client) {
 			r.client = client
 		}
 	}
@@ -57,32 +57,31 @@ func routeOf(h *mesh.Host, client string) *mesh.Route {
 	return nil
 }
 
-func namesNamespace(r *mesh.Route, client string) bool {
-	for _, http := range r.Spec.GetHttp() {
-		for _, m := range http.GetMatch() {
-			if m.GetSourceNamespace() == client && client != "" {
-				return true
-			}
+// namesNamespace reports whether some match of a VirtualService names the client's namespace.
+func namesNamespace(v *mesh.VirtualService, client string) bool {
+	for ns := range v.SourceNamespaces() {
+		if ns == client {
+			return true
 		}
 	}
 	return false
 }
 
 // sourceLabels returns the label keys that some match of a VirtualService names, sorted, joined by commas.
-func sourceLabels(r *mesh.Route) string {
+func sourceLabels(v *mesh.VirtualService) string {
 	var keys []string
 	add := func(labels map[string]string) { keys = append(keys, sortedKeys(labels)...) }
-	for _, http := range r.Spec.GetHttp() {
+	for _, http := range v.Spec.GetHttp() {
 		for _, m := range http.GetMatch() {
 			add(m.GetSourceLabels())
 		}
 	}
-	for _, tcp := range r.Spec.GetTcp() {
+	for _, tcp := range v.Spec.GetTcp() {
 		for _, m := range tcp.GetMatch() {
 			add(m.GetSourceLabels())
 		}
 	}
-	for _, tls := range r.Spec.GetTls() {
+	for _, tls := range v.Spec.GetTls() {
 		for _, m := range tls.GetMatch() {
 			add(m.GetSourceLabels())
 		}
@@ -98,7 +97,7 @@ func toRouteView(s *mesh.Snapshot, p Proxy, _ *workload) routeView {
 func (r routeRow) need() need {
 	n := need{cluster: true, router: true, labels: r.labels()}
 	if r.route != nil {
-		n.labels = union(n.labels, sourceLabels(r.route))
+		n.labels = union(n.labels, sourceLabels(r.route.VirtualService))
 	}
 	return n
 }
@@ -164,15 +163,22 @@ func (r routeRow) virtualHost(v routeView, p mesh.ServicePort) *routev3.VirtualH
 	return host
 }
 
-// domains returns the names of a host, short and long, and its addresses, each without and with the port.
+// domains returns the names of a host, short, long and with the dot at the end that says that a name is whole,
+// and its addresses. A gRPC client compares them with its target, port and all; proxies leave the port out.
 func (r routeRow) domains(v routeView, p mesh.ServicePort) (domains []string) {
 	port := ":" + strconv.Itoa(int(p.Number))
-	add := func(d string) { domains = append(domains, d, d+port) }
+	add := func(d string) {
+		domains = append(domains, d)
+		if v.dialect == GRPC {
+			domains = append(domains, d+port)
+		}
+	}
 	svc := r.svc
 	names := []string{svc.Host, svc.Name + "." + svc.Namespace + ".svc", svc.Name + "." + svc.Namespace}
 	if r.local {
 		names = append(names, svc.Name)
 	}
+	names = append(names, svc.Host+".")
 	for _, n := range names {
 		add(n)
 	}
@@ -200,7 +206,7 @@ func (r routeRow) domains(v routeView, p mesh.ServicePort) (domains []string) {
 func (r routeRow) defaultRoute(v routeView, p mesh.ServicePort) *routev3.Route {
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(p.Number, "", r.svc.Host)},
-		RetryPolicy:      retryPolicy(nil, v.retry),
+		RetryPolicy:      retryPolicy(nil, v.retry, false),
 		HashPolicy:       hashPolicy(r.rule, nil, p.Number),
 	}
 	setTimeout(action, nil)
@@ -230,7 +236,9 @@ func routeFrame(group string, v routeView) frame {
 		r.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 502}}
 	}
 	rest.Routes = []*routev3.Route{r}
-	return frame{head: encode(routeTable(group)), tail: field(virtualHostsField, rest)}
+	t := routeTable(group)
+	t.IgnorePortInHostMatching = true
+	return frame{head: encode(t), tail: field(virtualHostsField, rest)}
 }
 
 // grpcRoutes returns the routes of one port for a gRPC client, which asks for them by the cluster's name.

@@ -25,9 +25,10 @@ type translation struct {
 	resolve  func(host string) string
 	target   func(host string) *mesh.HostService // nil if it is none
 	port     uint16                              // where the request comes in
-	labels   map[string]string                   // of the client, as far as matches name them
-	client   string                              // namespace of the client, if some match names it
+	labels   map[string]string                   // of the proxy, as far as matches name them
+	client   string                              // namespace of the proxy, if some match names it
 	gateways []string                            // "mesh", or the names under which matches know the gateway
+	tls      bool                                // requests come in by https
 	retry    *networking.HTTPRetry
 	rule     func(host string) *mesh.Rule // that says how requests to a host are hashed; nil if none does
 }
@@ -51,7 +52,7 @@ func (t *translation) routes() (routes []*routev3.Route) {
 	return routes
 }
 
-// applies decides what Envoy need not: port, gateway and source.
+// applies decides what Envoy need not: port, gateway and source, which at a gateway is the gateway itself.
 func (t *translation) applies(m *networking.HTTPMatchRequest) bool {
 	switch {
 	case m.GetPort() != 0 && m.GetPort() != uint32(t.port):
@@ -61,7 +62,7 @@ func (t *translation) applies(m *networking.HTTPMatchRequest) bool {
 	case len(m.GetGateways()) > 0 && !slices.ContainsFunc(m.GetGateways(), func(g string) bool { return slices.Contains(t.gateways, qualify(g, t.service.Namespace)) }):
 		return false
 	}
-	return t.gateways[0] != "mesh" || mesh.Selects(m.GetSourceLabels(), t.labels)
+	return mesh.Selects(m.GetSourceLabels(), t.labels)
 }
 
 // qualify returns namespace/name of a gateway that an object names; "mesh" stays.
@@ -78,7 +79,7 @@ func takesAll(m *routev3.RouteMatch) bool {
 
 func (t *translation) route(http *networking.HTTPRoute, m *networking.HTTPMatchRequest) *routev3.Route {
 	r := &routev3.Route{
-		Name: http.GetName(), Match: routeMatch(m),
+		Name: http.GetName(), Match: routeMatch(m), StatPrefix: m.GetStatPrefix(),
 		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			"istio": fields("config", text("/apis/networking.istio.io/v1alpha3/namespaces/"+t.service.Namespace+"/virtual-service/"+t.service.Name)),
 		}},
@@ -118,7 +119,8 @@ func perFilter(r *routev3.Route, name string, config *anypb.Any) {
 
 // forward fills in where requests go, and how.
 func (t *translation) forward(r *routev3.Route, http *networking.HTTPRoute) {
-	a := &routev3.RouteAction{RetryPolicy: retryPolicy(http.GetRetries(), t.retry)}
+	a := &routev3.RouteAction{HashPolicy: t.hashPolicy(http)}
+	a.RetryPolicy = retryPolicy(http.GetRetries(), t.retry, len(http.GetRoute()) == 1 && len(a.HashPolicy) > 0)
 	r.Action = &routev3.Route_Route{Route: a}
 	setTimeout(a, http)
 	if w := http.GetRewrite(); w != nil {
@@ -136,7 +138,6 @@ func (t *translation) forward(r *routev3.Route, http *networking.HTTPRoute) {
 	}
 	t.mirror(a, http)
 	t.destinations(r, a, http)
-	a.HashPolicy = t.hashPolicy(http)
 }
 
 func (t *translation) destinations(r *routev3.Route, a *routev3.RouteAction, http *networking.HTTPRoute) {
@@ -187,6 +188,8 @@ func (t *translation) mirror(a *routev3.RouteAction, http *networking.HTTPRoute)
 			a.RequestMirrorPolicies = append(a.RequestMirrorPolicies, &routev3.RouteAction_RequestMirrorPolicy{
 				Cluster:         t.cluster(d),
 				RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(percentage)},
+				// A copy is for the host that its original is for, not for a "-shadow" of it.
+				DisableShadowHostSuffixAppend: true,
 			})
 		}
 	}
@@ -248,7 +251,9 @@ func (t *translation) redirect(in *networking.HTTPRedirect) *routev3.RedirectAct
 	if in.GetScheme() != "" {
 		out.SchemeRewriteSpecifier = &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: in.Scheme}
 	}
-	if rest, ok := strings.CutPrefix(in.GetUri(), "%PREFIX()%"); ok {
+	if in.GetPrefixRewrite() != "" {
+		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: in.PrefixRewrite}
+	} else if rest, ok := strings.CutPrefix(in.GetUri(), "%PREFIX()%"); ok {
 		out.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: rest}
 	} else if in.GetUri() != "" {
 		out.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: in.Uri}
@@ -260,6 +265,10 @@ func (t *translation) redirect(in *networking.HTTPRedirect) *routev3.RedirectAct
 		if p.DerivePort == networking.HTTPRedirect_FROM_REQUEST_PORT {
 			out.PortRedirect = uint32(t.port)
 		}
+	}
+	https := in.GetScheme() == "https" || in.GetScheme() == "" && t.tls
+	if out.PortRedirect == 443 && https || out.PortRedirect == 80 && !https {
+		out.PortRedirect = 0 // the scheme says it
 	}
 	switch in.GetRedirectCode() {
 	case 302:
@@ -353,6 +362,19 @@ func stringMatch(m *networking.StringMatch) *matcher.StringMatcher {
 	return nil
 }
 
+// originMatch returns what an origin must be. "Anything" must be said, for there is no origin that is always
+// present; a match that says nothing allows none.
+func originMatch(m *networking.StringMatch) *matcher.StringMatcher {
+	if s := stringMatch(m); s != nil {
+		return s
+	}
+	_, isPrefix := m.GetMatchType().(*networking.StringMatch_Prefix)
+	if isPrefix || m.GetRegex() == "*" {
+		return &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{SafeRegex: regex(".*")}}
+	}
+	return nil
+}
+
 func regex(s string) *matcher.RegexMatcher { return &matcher.RegexMatcher{Regex: s} }
 
 func headerOps(o *networking.Headers_HeaderOperations) (add []*core.HeaderValueOption, remove []string) {
@@ -379,11 +401,13 @@ func isHost(header string) bool {
 	return strings.EqualFold(header, "host") || strings.EqualFold(header, ":authority")
 }
 
-// hostHeader returns the Host that header operations set, for that is a rewrite.
+// hostHeader returns the Host that header operations set or else add, for that is a rewrite.
 func hostHeader(o *networking.Headers_HeaderOperations) string {
-	for k, v := range o.GetSet() {
-		if isHost(k) {
-			return v
+	for _, all := range []map[string]string{o.GetSet(), o.GetAdd()} {
+		for _, k := range sortedKeys(all) {
+			if isHost(k) && all[k] != "" {
+				return all[k]
+			}
 		}
 	}
 	return ""
@@ -423,15 +447,13 @@ func fault(f *networking.HTTPFaultInjection) *faultv3.HTTPFault {
 	return out
 }
 
-// percentOf returns a percentage, or an old-style one, or all.
+// percentOf returns a percentage, or an old-style one. A fault that names neither is for no request, as the
+// API says.
 func percentOf(p *networking.Percent, old float64) float64 {
-	switch {
-	case p != nil:
+	if p != nil {
 		return p.GetValue()
-	case old > 0:
-		return old
 	}
-	return 100
+	return old
 }
 
 func cors(c *networking.CorsPolicy) *corsv3.CorsPolicy {
@@ -450,7 +472,7 @@ func cors(c *networking.CorsPolicy) *corsv3.CorsPolicy {
 		out.ForwardNotMatchingPreflights = boolean(false)
 	}
 	for _, o := range c.GetAllowOrigins() {
-		if s := stringMatch(o); s != nil {
+		if s := originMatch(o); s != nil {
 			out.AllowOriginStringMatch = append(out.AllowOriginStringMatch, s)
 		}
 	}

@@ -97,8 +97,8 @@ func (d *Dump) listenerFor(address string) any {
 func virtualHost(config any, authority string) any {
 	authority = strings.ToLower(authority)
 	bare := authority
-	if h, _, err := net.SplitHostPort(authority); err == nil {
-		bare = h
+	if _, port, err := net.SplitHostPort(authority); err == nil {
+		bare = strings.TrimSuffix(authority, ":"+port) // the brackets of an address stay
 	}
 	var best any
 	rank := -1

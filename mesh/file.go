@@ -75,6 +75,33 @@ func (v *VirtualService) Destinations() iter.Seq[*networking.Destination] {
 	}
 }
 
+// SourceNamespaces yields the namespaces of clients that some match of a VirtualService names.
+func (v *VirtualService) SourceNamespaces() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, r := range v.Spec.GetHttp() {
+			for _, m := range r.GetMatch() {
+				if m.GetSourceNamespace() != "" && !yield(m.SourceNamespace) {
+					return
+				}
+			}
+		}
+		for _, r := range v.Spec.GetTcp() {
+			for _, m := range r.GetMatch() {
+				if m.GetSourceNamespace() != "" && !yield(m.SourceNamespace) {
+					return
+				}
+			}
+		}
+		for _, r := range v.Spec.GetTls() {
+			for _, m := range r.GetMatch() {
+				if m.GetSourceNamespace() != "" && !yield(m.SourceNamespace) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // fileRoutes files a VirtualService anew under its hosts.
 func (b *builder) fileRoutes(old, now *VirtualService) {
 	was, is := b.routeHosts(old), b.routeHosts(now)

@@ -202,10 +202,8 @@ func (l *Leaf) index() {
 		}
 		for _, r := range h.Routes {
 			name(r.Namespace, r.exportTo)
-			for _, http := range r.Spec.GetHttp() {
-				for _, m := range http.GetMatch() {
-					l.names[m.GetSourceNamespace()] = true
-				}
+			for ns := range r.SourceNamespaces() {
+				l.names[ns] = true
 			}
 		}
 	}

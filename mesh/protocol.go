@@ -1,6 +1,9 @@
 package mesh
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // Protocol is what a port speaks, as far as it changes how a proxy treats it.
 type Protocol string
@@ -46,8 +49,9 @@ func ParseProtocol(name string) (p Protocol, ok bool) {
 	return p, ok
 }
 
-// Protocol returns what the port speaks, by Istio's rules: appProtocol, else the name up to the
-// first "-" ("grpc-web" as a whole), else Auto.
+// Protocol returns what the port speaks, by Istio's rules: appProtocol or else the name, up to the first "-"
+// ("grpc-web" as a whole). If that is not a protocol it is TCP on the ports of servers that speak first, whoever
+// named it, and else Auto.
 func (p ServicePort) Protocol() Protocol {
 	if p.Transport == "UDP" || p.Transport == "SCTP" {
 		return UDP
@@ -56,27 +60,25 @@ func (p ServicePort) Protocol() Protocol {
 		switch p.AppProtocol {
 		case "kubernetes.io/h2c":
 			return HTTP2
-		case "kubernetes.io/ws", "kubernetes.io/wss":
+		case "kubernetes.io/ws":
 			return HTTP
+		case "kubernetes.io/wss":
+			return HTTPS
 		}
-		if q, ok := ParseProtocol(p.AppProtocol); ok && q != UDP {
-			return q
-		}
-		return Auto
 	}
-	if q, ok := wellKnown[p.Number]; ok && p.Name == "" {
+	if q, ok := p.said(); ok {
 		return q
 	}
-	name := strings.ToLower(p.Name)
-	if name == "grpc-web" || strings.HasPrefix(name, "grpc-web-") {
-		return GRPCWeb
+	return wellKnown[p.Number] // or Auto
+}
+
+// said returns the protocol that appProtocol or else the name says.
+func (p ServicePort) said() (q Protocol, ok bool) {
+	name := strings.ToLower(cmp.Or(p.AppProtocol, p.Name))
+	if strings.HasPrefix(name, "grpc-web") {
+		return GRPCWeb, true
 	}
 	prefix, _, _ := strings.Cut(name, "-")
-	if q, ok := ParseProtocol(prefix); ok && q != UDP {
-		return q
-	}
-	if q, ok := wellKnown[p.Number]; ok {
-		return q
-	}
-	return Auto
+	q, ok = ParseProtocol(prefix)
+	return q, ok && q != UDP
 }

@@ -164,6 +164,12 @@ func (s *Snapshot) Gateways() *Table[*Gateway] { return s.gateways }
 // VirtualServices returns the VirtualServices of the local cluster, by namespace and name.
 func (s *Snapshot) VirtualServices() *Table[*VirtualService] { return s.routes }
 
+// SeesRoute reports whether a VirtualService holds for clients of that namespace, by its exportTo or the mesh's
+// default.
+func (s *Snapshot) SeesRoute(v *VirtualService, client string) bool {
+	return visible(exportTo(v.Spec.GetExportTo(), s.config.Spec.GetDefaultVirtualServiceExportTo()), v.Namespace, client)
+}
+
 // DestinationRules returns the DestinationRules of the local cluster, by namespace and name.
 func (s *Snapshot) DestinationRules() *Table[*DestinationRule] { return s.rules }
 

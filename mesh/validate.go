@@ -116,6 +116,15 @@ func (v *validator) host(field, host string) {
 	}
 }
 
+// pattern checks a host name as requests have it in Host: "*" may also stand for the beginning of its first
+// label, which no server name of TLS can say.
+func (v *validator) pattern(field, host string) {
+	if rest, ok := strings.CutPrefix(host, "*"); ok && rest != "" && rest[0] != '.' {
+		host = "x" + rest
+	}
+	v.host(field, host)
+}
+
 // exportTo checks the namespaces that an object is visible in.
 func (v *validator) exportTo(namespaces []string) {
 	for i, ns := range namespaces {

@@ -16,7 +16,7 @@ func (v *validator) virtualService(s *networking.VirtualService) {
 		v.add("spec.hosts", "name at least one host", "there are no hosts")
 	}
 	for i, h := range s.GetHosts() {
-		v.host(fmt.Sprintf("spec.hosts[%d]", i), h)
+		v.pattern(fmt.Sprintf("spec.hosts[%d]", i), h)
 	}
 	for i, g := range s.GetGateways() {
 		if strings.Count(g, "/") > 1 || g == "" {

@@ -32,7 +32,11 @@ func (v *validator) gateway(g *networking.Gateway) {
 			if _, rest, ok := strings.Cut(h, "/"); ok {
 				h = rest
 			}
-			v.host(fmt.Sprintf("%s.hosts[%d]", field, j), h)
+			if proto.IsTLS() {
+				v.host(fmt.Sprintf("%s.hosts[%d]", field, j), h)
+			} else {
+				v.pattern(fmt.Sprintf("%s.hosts[%d]", field, j), h)
+			}
 		}
 		v.serverTLS(field+".tls", proto, s.GetTls())
 	}

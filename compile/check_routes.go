@@ -1,0 +1,70 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/carrick-mesh/carrick/mesh"
+)
+
+// gatewaysOf finds Gateways that a VirtualService names and that are not there or serve none of its hosts, and
+// hosts that none of them serves.
+func (c *checker) gatewaysOf(v *mesh.VirtualService) {
+	served := map[string]bool{}
+	some := false // some Gateway serves some host
+	for i, name := range v.Spec.GetGateways() {
+		if name == "mesh" {
+			continue
+		}
+		field := fmt.Sprintf("spec.gateways[%d]", i)
+		g := c.s.Gateways().Get(qualify(name, v.Namespace))
+		if g == nil {
+			c.add(notFound, v.Key(), field, "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(name, v.Namespace))
+			continue
+		}
+		here := false
+		for _, host := range v.Spec.GetHosts() {
+			if slices.ContainsFunc(g.Spec.GetServers(), func(s *networking.Server) bool {
+				return slices.ContainsFunc(s.GetHosts(), func(h string) bool {
+					_, ok := serves(h, c.s.Resolve(host, v.Namespace), v.Namespace, g.Namespace)
+					return ok
+				})
+			}) {
+				served[host], here, some = true, true, true
+			}
+		}
+		if !here && len(v.Spec.GetHosts()) > 0 {
+			c.add(hostNotInGateway, v.Key(), field, "add them to the hosts of one of its servers, or take the gateway out",
+				"Gateway %s/%s serves none of its hosts %s", g.Namespace, g.Name, strings.Join(v.Spec.GetHosts(), ", "))
+		}
+	}
+	if !some {
+		return
+	}
+	for i, host := range v.Spec.GetHosts() {
+		inMesh := v.InMesh() && c.s.Host(c.s.Resolve(host, v.Namespace)) != nil
+		if !served[host] && !inMesh {
+			c.add(hostNotInGateway, v.Key(), fmt.Sprintf("spec.hosts[%d]", i), "add it to the hosts of one of their servers, or take it out",
+				"none of its Gateways serves %s", host)
+		}
+	}
+}
+
+// pseudoHeaders are the headers with a colon that requests have.
+var pseudoHeaders = []string{":method", ":path", ":authority", ":scheme"}
+
+// matches finds matches by a header that no request has.
+func (c *checker) matches(key mesh.Key, field string, r *networking.HTTPRoute) {
+	for i, m := range r.GetMatch() {
+		for _, name := range sortedKeys(m.GetHeaders()) {
+			if strings.HasPrefix(name, ":") && !slices.Contains(pseudoHeaders, strings.ToLower(name)) {
+				c.add("", key, fmt.Sprintf("%s.match[%d].headers.%s", field, i, name),
+					"match by uri, method, authority or scheme, or by a header's name without the colon",
+					"it matches nothing: requests have no header %s", name)
+			}
+		}
+	}
+}
