@@ -131,7 +131,8 @@ func (s *stream) abort(f *config.FaultFilter) bool {
 // shadow sends a copy of s to another cluster. Nobody hears the answer.
 func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 	r := *s.route
-	a := &config.RouteAction{Timeout: s.route.Action.Timeout, GRPCTimeoutMax: -1, Priority: s.route.Action.Priority}
+	was := s.route.Action
+	a := &config.RouteAction{Timeout: was.Timeout, IdleTimeout: was.IdleTimeout, GRPCTimeoutMax: -1, Priority: was.Priority}
 	r.Action = a
 	x := w.newStream(s.d, nobody{})
 	x.snap, x.route, x.cl, x.clusterName = s.snap, &r, c, c.cfg.Name
@@ -153,6 +154,7 @@ func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 		return
 	}
 	x.armTimeout()
+	x.awaitActivity()
 	x.try()
 }
 

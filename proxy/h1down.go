@@ -3,7 +3,9 @@ package proxy
 import (
 	"errors"
 	"io"
+	"time"
 
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
 	"github.com/carrick-mesh/carrick/proxy/http1"
@@ -30,6 +32,8 @@ type downConn struct {
 	closeNow bool // after the current response
 	tunnel   bool // after an upgrade: bytes both ways
 	waiting  bool // a head has begun and the timer is the head's
+	headFrom time.Time
+	untaken  int  // bytes of an answer that the timer waits for; 0: it is the idle timer
 	begun    bool // the first byte of the current request has come
 	uncount  func()
 	most     loop.Timer // MaxConnectionDuration
@@ -70,19 +74,7 @@ func (x *downConn) rest() {
 		x.timer.Stop()
 		return
 	}
-	if t := x.d.chain.HTTP.IdleTimeout; t > 0 {
-		x.w.loop.Arm(&x.timer, t)
-	} else {
-		x.timer.Stop()
-	}
-}
-
-func (x *downConn) onTimer() {
-	if x.waiting {
-		x.w.replyRaw(x, &http1.Error{Status: 408, Details: "request_header_timeout"}, "request header timeout")
-		return
-	}
-	x.end()
+	x.awaitNext()
 }
 
 // drain implements session: an idle connection ends now, another after its response.
@@ -291,28 +283,28 @@ func (x *downConn) takeHead(b []byte) int {
 		n = 0 // its first line ends like a head
 	}
 	if n > limit || n == 0 && len(data) > limit {
-		x.w.replyRaw(x, http1.ErrTooLarge, "")
+		x.w.replyRaw(x, http1.ErrTooLarge, "", 0)
 		return -1
 	}
 	if n == 0 {
 		if header.Lower[data[0]] == 0 {
-			x.w.replyRaw(x, http1.ErrRequestLine, "")
+			x.w.replyRaw(x, http1.ErrRequestLine, "", 0)
 			return -1
 		}
 		if had == 0 {
 			x.in = append(x.w.buf(), b...)
 		}
 		x.scanned = len(data)
-		if !x.waiting && hcm.RequestHeadersTimeout > 0 {
-			x.waiting = true
-			x.w.loop.Arm(&x.timer, hcm.RequestHeadersTimeout)
-		}
+		x.awaitHead()
 		return -1
 	}
 	x.timer.Stop()
-	x.waiting, x.scanned = false, 0
 	x.adopt()
 	s := x.w.newStream(x.d, x)
+	if x.waiting {
+		s.start = x.headFrom
+	}
+	x.waiting, x.scanned = false, 0
 	opt := http1.Options{MaxFields: int(x.d.chain.HTTP.MaxHeaders), AllowChunkedLength: x.d.chain.HTTP.HTTP1.AllowChunkedLength}
 	err := http1.ParseRequest(data[:n], &s.req, &x.msg, &opt)
 	if had > 0 {
@@ -408,13 +400,13 @@ func (x *downConn) isH2C(s *stream) bool {
 }
 
 // replyRaw answers a client whose request never became a stream, and ends the connection.
-func (w *worker) replyRaw(x *downConn, e *http1.Error, body string) {
+func (w *worker) replyRaw(x *downConn, e *http1.Error, body string, flags accesslog.Flags) {
 	x.closeNow = true
 	x.timer.Stop()
 	s := w.newStream(x.d, x)
 	x.s = s
 	x.msg = http1.Message{Minor: 1}
-	s.protocol = "HTTP/1.1"
+	s.protocol, s.flags = "HTTP/1.1", flags
 	s.reqDone = true
 	s.reply(e.Status, body, e.Details)
 }

@@ -20,6 +20,8 @@ type h2Down struct {
 	served  uint32
 	idle    loop.Timer
 	most    loop.Timer // MaxConnectionDuration
+	block   loop.Timer // of a header block that is not complete
+	blockID uint32     // its stream; 0: none
 	ping    pinger
 	closing bool // Shutdown was called
 	late    bool // what the client has not taken by now it does not get
@@ -48,6 +50,7 @@ func (w *worker) serveHTTP2(d *downstream) {
 		Recycle:          w.recycle,
 	}, x)
 	x.idle.Fire = x.onIdle
+	x.block.Fire = x.blockLate
 	d.c.user, d.c.src = x, x.h2
 	w.addSession(x)
 	x.uncount = d.countConn(true)
@@ -93,6 +96,7 @@ func (x *h2Down) rest() {
 // leave counts the end of the session.
 func (x *h2Down) leave() {
 	x.most.Stop()
+	x.block.Stop()
 	x.ping.stop()
 	x.w.removeSession(x)
 	x.uncount()
@@ -179,13 +183,11 @@ func (x *h2Down) fed(err error) {
 		x.fail("http2.protocol_error")
 		return
 	}
+	x.awaitBlock()
 	if x.closing && x.c.user == user(x) { // the windows may have opened
 		x.rest()
 	}
 }
-
-// tick is called once a second.
-func (x *h2Down) tick() { x.h2.Refill() }
 
 // The methods below implement http2.Handler.
 

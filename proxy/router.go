@@ -140,8 +140,8 @@ func (s *stream) forward(r *config.Route) {
 		s.retries = a.Retry.Num
 	}
 	s.mirror(a)
-	if t := a.IdleTimeout; t > 0 && !s.idle.Armed() {
-		s.w.loop.Arm(&s.idle, t)
+	if a.IdleTimeout >= 0 { // shorter or longer than the connection manager's
+		s.awaitActivity()
 	}
 	if t := a.MaxStreamDuration; t >= 0 {
 		s.maxTimer.Stop()

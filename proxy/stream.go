@@ -168,14 +168,12 @@ func (s *stream) begin(end bool) {
 	if end {
 		s.reqEnd = s.w.loop.Now()
 	}
-	if t := s.hcm.StreamIdleTimeout; t > 0 {
-		s.w.loop.Arm(&s.idle, t)
-	}
+	s.awaitActivity()
 	if t := s.hcm.RequestTimeout; t > 0 && !end {
-		s.w.loop.Arm(&s.timeout, t)
+		s.w.loop.Arm(&s.timeout, s.left(t))
 	}
 	if t := s.hcm.MaxStreamDuration; t > 0 {
-		s.w.loop.Arm(&s.maxTimer, t)
+		s.w.loop.Arm(&s.maxTimer, s.left(t))
 	}
 	if !s.admit() {
 		return
@@ -470,37 +468,4 @@ func (s *stream) onWait() {
 	f := s.then
 	s.then, s.undo = nil, nil
 	f()
-}
-
-func (s *stream) onIdle() {
-	t := s.hcm.StreamIdleTimeout
-	if s.route != nil && s.route.Action != nil && s.route.Action.IdleTimeout >= 0 {
-		t = s.route.Action.IdleTimeout
-	}
-	if t <= 0 {
-		return
-	}
-	if quiet := s.w.loop.Now().Sub(s.active); quiet < t {
-		s.w.loop.Arm(&s.idle, t-quiet)
-		return
-	}
-	s.flags |= accesslog.StreamIdleTimeout
-	if s.responded {
-		s.details = "stream_idle_timeout"
-		s.end(false)
-		return
-	}
-	s.detach()
-	s.reply(408, "stream timeout", "stream_idle_timeout")
-}
-
-func (s *stream) onMaxDuration() {
-	s.flags |= accesslog.DurationTimeout
-	if s.responded {
-		s.details = "max_duration_timeout"
-		s.end(false)
-		return
-	}
-	s.detach()
-	s.reply(408, "", "max_duration_timeout")
 }

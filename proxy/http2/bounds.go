@@ -40,15 +40,16 @@ func (c *Conn) Size() int {
 	return cap(c.in) + cap(c.rest) + cap(c.block) + cap(c.out) + c.held + stream*len(c.streams)
 }
 
-// InBlock reports whether a header block has begun and is not complete. Until it is, the peer may send
-// nothing else.
-func (c *Conn) InBlock() bool { return c.blockID != 0 }
+// Block returns the stream of a header block that has begun and is not complete; 0: there is none.
+// Until it is complete the peer may send nothing else.
+func (c *Conn) Block() uint32 { return c.blockID }
 
 // Expire resets the streams of which only the last bytes are left to send and the peer's windows have
-// let none of them go since so many calls. The handler, for which they are over, is not told.
-func (c *Conn) Expire(calls int) {
+// let none of them go since so many calls. The handler, for which they are over, is not told. It reports
+// whether there were any.
+func (c *Conn) Expire(calls int) (some bool) {
 	if c.held == 0 || c.err != nil {
-		return
+		return false
 	}
 	for _, s := range c.streams {
 		n := s.Pending()
@@ -60,7 +61,9 @@ func (c *Conn) Expire(calls int) {
 		default:
 			if s.still++; s.still >= calls {
 				s.Reset(Cancel)
+				some = true
 			}
 		}
 	}
+	return some
 }

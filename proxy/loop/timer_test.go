@@ -66,3 +66,50 @@ func TestTimersModel(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestDurations: durations that requests bring, as many as there are timers, do not make each turn
+// of the loop look at more lists; they fire in their order among those of configuration.
+func TestRequestDurations(t *testing.T) {
+	l := &Loop{now: time.Unix(1000, 0)}
+	l.timers.init()
+	const n = 20_000
+	r := rand.New(rand.NewPCG(3, 4))
+	ts := make([]Timer, n)
+	due := make([]time.Time, n)
+	left, last := n, l.now
+	arm := func(i int) {
+		d := time.Duration(1+r.IntN(10*n)) * time.Millisecond
+		due[i] = l.now.Add(d)
+		l.Arm(&ts[i], d)
+	}
+	for i := range ts {
+		ts[i].Fire = func() {
+			if left--; due[i].After(l.now) || ts[i].Armed() {
+				t.Fatalf("timer %d, due %v, fires at %v", i, due[i], l.now)
+			}
+		}
+		arm(i)
+	}
+	for range n / 2 {
+		arm(r.IntN(n))
+	}
+	if len(l.timers.lists) > maxLists || len(l.timers.byD) > maxLists {
+		t.Fatalf("%d lists for %d durations", len(l.timers.lists), n)
+	}
+	ts[0].Stop()
+	left--
+	for left > 0 {
+		at, ok := l.timers.next()
+		if !ok || at.Before(last) {
+			t.Fatalf("%d timers are left; next at %v after %v, %v", left, at, last, ok)
+		}
+		last, l.now = at, at
+		l.timers.fire(at)
+	}
+	if _, ok := l.timers.next(); ok || len(l.timers.odd) > 0 {
+		t.Error("a timer is left")
+	}
+	if a := testing.AllocsPerRun(1000, func() { l.Arm(&ts[1], time.Duration(r.IntN(1e9))*time.Millisecond); ts[1].Stop() }); a > 0 {
+		t.Errorf("arming allocates %v times", a)
+	}
+}
