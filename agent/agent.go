@@ -47,6 +47,7 @@ type Options struct {
 	GRPC    GRPCFiles    // of the engine None
 
 	CAAddress string        // who signs certificates; Config.DiscoveryAddress
+	CRLFile   string        // PEM of revocation lists; /var/run/secrets/istio/crl/ca-crl.pem
 	RootFile  string        // PEM of the mesh's roots; /var/run/secrets/istio/root-cert.pem
 	TokenFile string        // the JWT that says who this is; /var/run/secrets/tokens/istio-token
 	SecretTTL time.Duration // life of a certificate to ask for; 24 h
@@ -91,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	roots := func() []*x509.Certificate { return certs.Roots() }
 	certs = NewCertificates(CertificateOptions{
 		Identity: identity.Identity{TrustDomain: o.Pod.TrustDomain, Namespace: o.Pod.Namespace, ServiceAccount: o.Pod.ServiceAccount},
-		Sign:     certificateService(o.endpoint(o.CAAddress, roots)), RootFile: o.RootFile,
+		Sign:     certificateService(o.endpoint(o.CAAddress, roots)), RootFile: o.RootFile, CRLFile: o.CRLFile,
 		RSABits: o.RSABits, TTL: o.SecretTTL, Logger: o.Logger,
 	})
 
@@ -255,6 +256,7 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.Pod.TrustDomain, identity.DefaultTrustDomain)
 	def(&o.CAAddress, o.Config.DiscoveryAddress)
 	def(&o.RootFile, "/var/run/secrets/istio/root-cert.pem")
+	def(&o.CRLFile, "/var/run/secrets/istio/crl/ca-crl.pem")
 	def(&o.TokenFile, "/var/run/secrets/tokens/istio-token")
 	def(&o.ProxyLogLevel, "warning")
 	def(&o.ProxyLogParts, "misc:error")

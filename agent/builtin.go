@@ -288,8 +288,8 @@ func (s *workloadSecrets) Roots(name string) *proxy.Roots {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.from != cr && (s.from == nil || string(s.from.RootsPEM) != string(cr.RootsPEM)) {
-		s.roots = &proxy.Roots{Pool: cr.RootPool, Certificates: cr.Roots}
+	if s.from != cr && (s.from == nil || s.from.trustedPEM() != cr.trustedPEM()) {
+		s.roots = &proxy.Roots{Pool: cr.RootPool, Certificates: cr.Roots, Revoked: cr.Revoked}
 	}
 	s.from = cr
 	return s.roots

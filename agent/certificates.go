@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -24,6 +25,7 @@ import (
 
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/identity"
 )
 
@@ -34,7 +36,12 @@ type Credentials struct {
 	Roots       []*x509.Certificate // the roots to trust
 	RootPool    *x509.CertPool      // the same
 	RootsPEM    []byte              // the same
+	Revoked     []*x509.RevocationList
+	CRL         []byte // the same, PEM; nil without any
 }
+
+// trustedPEM is all that peers are verified with.
+func (cr *Credentials) trustedPEM() string { return string(cr.RootsPEM) + string(cr.CRL) }
 
 // Signer has a certificate signed: csr is PEM, and so is each element of the chain: the leaf
 // first, the roots last.
@@ -45,6 +52,7 @@ type CertificateOptions struct {
 	Identity identity.Identity
 	Sign     Signer
 	RootFile string        // PEM of the roots of the mesh, as mounted; followed
+	CRLFile  string        // PEM of revocation lists, as mounted; followed; it may be absent
 	RSABits  int           // 0: ECDSA P-256
 	TTL      time.Duration // asked for; 24 h
 	Spread   time.Duration // a renewal that all are asked for waits up to this long; 3 s
@@ -65,8 +73,10 @@ type Certificates struct {
 	changed chan struct{} // closed when current is replaced
 	pushed  *trust        // from the control plane's stream; wins over the file
 	mounted *trust
-	asked   bool  // Renew was called
-	failure error // of the last attempt
+	crl     []byte // as mounted; nil without any
+	crlBad  error  // why the mounted lists cannot be used, while there never were good ones
+	asked   bool   // Renew was called
+	failure error  // of the last attempt
 }
 
 // NewCertificates returns certificates that are not there until Run has had them signed.
@@ -125,12 +135,16 @@ func (c *Certificates) SetRoots(b []byte) error {
 	if err != nil {
 		return err
 	}
+	c.push(t)
+	return nil
+}
+
+func (c *Certificates) push(t *trust) {
 	c.mu.Lock()
 	c.pushed = t
 	c.mu.Unlock()
 	c.retrust()
 	c.wake()
-	return nil
 }
 
 // setRootsSecret takes the roots as the secret ROOTCA of xDS.
@@ -140,9 +154,16 @@ func (c *Certificates) setRootsSecret(s *tlspb.Secret) error {
 	if b == nil {
 		b = []byte(ca.GetInlineString())
 	}
-	if err := c.SetRoots(b); err != nil {
-		return fmt.Errorf("secret %s: validation_context.trusted_ca: %w", rootsName, err)
+	t, err := parseTrust(b)
+	if err != nil {
+		return fmt.Errorf("secret %s: validation_context.trusted_ca %w", rootsName, err)
 	}
+	if t.crl = s.GetValidationContext().GetCrl().GetInlineBytes(); len(t.crl) > 0 {
+		if _, err := certs.RevocationLists(t.crl); err != nil {
+			return fmt.Errorf("secret %s: validation_context.crl %w", rootsName, err)
+		}
+	}
+	c.push(t)
 	return nil
 }
 
@@ -233,8 +254,19 @@ func (c *Certificates) trustedLocked() *trust {
 	return c.mounted
 }
 
-// readMounted takes the roots in the file, if they are others; what cannot be read changes nothing.
+// revokedLocked returns the revocation lists in force: what the control plane's stream tells, else
+// what is mounted. A text that cannot be read was refused before.
+func (c *Certificates) revokedLocked() []byte {
+	if c.pushed != nil && len(c.pushed.crl) > 0 {
+		return c.pushed.crl
+	}
+	return c.crl
+}
+
+// readMounted takes the roots and the revocation lists in the files, if they are others; what cannot
+// be read changes nothing.
 func (c *Certificates) readMounted() {
+	c.readRevoked()
 	if c.opts.RootFile == "" {
 		return
 	}
@@ -259,19 +291,51 @@ func (c *Certificates) readMounted() {
 	}
 }
 
+// readRevoked takes the mounted revocation lists. Lists that were there and cannot be read keep the
+// workload from getting a certificate at all, for without them it would trust whom it must not.
+func (c *Certificates) readRevoked() {
+	if c.opts.CRLFile == "" {
+		return
+	}
+	b, err := readFile(c.opts.CRLFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		b, err = nil, nil
+	} else if err == nil {
+		_, err = certs.RevocationLists(b)
+	}
+	c.mu.Lock()
+	was, before := c.crl, c.crlBad
+	switch {
+	case err == nil:
+		c.crl, c.crlBad = b, nil
+	case was == nil:
+		c.crlBad = fmt.Errorf("revocation lists in %s %w", c.opts.CRLFile, err)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.log.Warn("the mounted revocation lists cannot be read; the last ones stay", "file", c.opts.CRLFile, "error", err)
+	} else if before == nil && !bytes.Equal(b, was) {
+		c.retrust()
+	}
+}
+
 // retrust replaces the current credentials by the same certificate with the roots trusted now.
 func (c *Certificates) retrust() {
 	c.mu.Lock()
-	cur, t := c.current, c.trustedLocked()
+	cur, t, crl := c.current, c.trustedLocked(), c.revokedLocked()
 	c.mu.Unlock()
-	if cur == nil || t == nil {
+	if cur == nil {
 		return
 	}
-	cr := newCredentials(cur.Certificate, roots(cur.Certificate.Leaf, cur.Certificate.Certificate, t, cur.Roots))
-	if string(cr.RootsPEM) == string(cur.RootsPEM) {
+	trusted := cur.Roots
+	if t != nil {
+		trusted = roots(cur.Certificate.Leaf, cur.Certificate.Certificate, t, cur.Roots)
+	}
+	cr := newCredentials(cur.Certificate, trusted, crl)
+	if cr.trustedPEM() == cur.trustedPEM() {
 		return
 	}
-	c.log.Info("trusted roots", "roots", describe(cr.Roots...))
+	c.log.Info("trusted roots", "roots", describe(cr.Roots...), "revocationLists", len(cr.Revoked))
 	c.publish(cr)
 }
 
@@ -307,20 +371,25 @@ func (c *Certificates) obtain(ctx context.Context, t *trust) (*Credentials, erro
 	if err != nil {
 		return nil, fmt.Errorf("the certificate that the control plane signed: %w", err)
 	}
-	return cr, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.crlBad != nil {
+		return nil, c.crlBad
+	}
+	return newCredentials(cr.Certificate, cr.Roots, c.revokedLocked()), nil
 }
 
 // accept makes credentials of the CA's answer, if it is what was asked for.
 func accept(parts []string, key crypto.Signer, uri *url.URL, t *trust) (*Credentials, error) {
-	var chain []*x509.Certificate // without the last part's further roots
-	var answered []*x509.Certificate
+	var chain []*x509.Certificate
+	var answered []*x509.Certificate // the roots
 	for i, p := range parts {
-		certs, err := parseCertificates([]byte(p))
+		part, err := certs.Certificates([]byte(p))
 		if err != nil {
 			return nil, fmt.Errorf("part %d of %d: %w", i+1, len(parts), err)
 		}
-		for _, crt := range certs {
-			if selfSigned(crt) {
+		for _, crt := range part {
+			if i > 0 && i == len(parts)-1 || selfSigned(crt) {
 				answered = append(answered, crt)
 			} else {
 				chain = append(chain, crt)
@@ -347,10 +416,10 @@ func accept(parts []string, key crypto.Signer, uri *url.URL, t *trust) (*Credent
 		return nil, fmt.Errorf("it does not lead to a trusted root: %w; trusted: %s", err, describe(rs...))
 	}
 	// Peers get the root as well, so that one of another mesh can say whose root it refuses.
-	if !anchor.Equal(leaf) {
+	if !anchor.Equal(leaf) && !slices.ContainsFunc(chain, anchor.Equal) {
 		crt.Certificate = append(crt.Certificate, anchor.Raw)
 	}
-	return newCredentials(crt, rs), nil
+	return newCredentials(crt, rs, nil), nil
 }
 
 // roots returns what to trust: what the control plane publishes, else what the CA answered. As
@@ -382,10 +451,15 @@ func verify(leaf *x509.Certificate, chain [][]byte, roots []*x509.Certificate) (
 	return last(chains[0]), nil
 }
 
-func newCredentials(crt tls.Certificate, roots []*x509.Certificate) *Credentials {
-	cr := &Credentials{Certificate: crt, Roots: roots, RootPool: pool(roots), RootsPEM: encodePEM(roots...)}
+// newCredentials takes revocation lists that have been found readable.
+func newCredentials(crt tls.Certificate, roots []*x509.Certificate, crl []byte) *Credentials {
+	cr := &Credentials{Certificate: crt, Roots: roots, RootPool: pool(roots), RootsPEM: certs.Encode(roots...)}
+	if len(crl) > 0 {
+		cr.CRL = crl
+		cr.Revoked, _ = certs.RevocationLists(crl)
+	}
 	for _, der := range crt.Certificate {
-		cr.Chain = append(cr.Chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		cr.Chain = append(cr.Chain, certs.EncodeDER(der)...)
 	}
 	return cr
 }
@@ -411,6 +485,7 @@ func (cr *Credentials) version() string {
 	h := sha256.New()
 	h.Write(cr.Chain)
 	h.Write(cr.RootsPEM)
+	h.Write(cr.CRL)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 

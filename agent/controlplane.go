@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +21,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Bounds on what comes from the network or a mounted file.
@@ -129,9 +130,9 @@ func union(a, b []*x509.Certificate) []*x509.Certificate {
 
 func last[T any](s []T) T { return s[len(s)-1] }
 
-func pool(certs []*x509.Certificate) *x509.CertPool {
+func pool(all []*x509.Certificate) *x509.CertPool {
 	p := x509.NewCertPool()
-	for _, c := range certs {
+	for _, c := range all {
 		p.AddCert(c)
 	}
 	return p
@@ -139,9 +140,9 @@ func pool(certs []*x509.Certificate) *x509.CertPool {
 
 // describe names certificates by subject and SHA-256 fingerprint; of one that is not its own
 // issuer it names the issuer too, for its fingerprint cannot be known.
-func describe(certs ...*x509.Certificate) string {
+func describe(all ...*x509.Certificate) string {
 	var l []string
-	for _, c := range certs {
+	for _, c := range all {
 		sum := sha256.Sum256(c.Raw)
 		s := fmt.Sprintf("%q (SHA-256 %s)", c.Subject, hex.EncodeToString(sum[:]))
 		if !selfSigned(c) {
@@ -163,33 +164,11 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading roots: %w", err)
 	}
-	certs, err := parseCertificates(b)
+	roots, err := certs.Certificates(b)
 	if err != nil {
 		return nil, fmt.Errorf("roots in %s: %w", path, err)
 	}
-	return certs, nil
-}
-
-// parseCertificates reads the certificates of a PEM text; there must be one.
-func parseCertificates(b []byte) (certs []*x509.Certificate, err error) {
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
-		}
-		certs = append(certs, c)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in PEM form")
-	}
-	return certs, nil
+	return roots, nil
 }
 
 // readFile reads a mounted file of bounded size.

@@ -36,6 +36,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	pb "istio.io/api/security/v1alpha1"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/resource"
 )
 
@@ -98,7 +99,7 @@ type authority struct {
 func newRoot(t *testing.T, name string) *authority {
 	t.Helper()
 	return issue(t, nil, &x509.Certificate{Subject: pkix.Name{Organization: []string{"Test"}, CommonName: name},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, NotAfter: time.Now().Add(time.Hour)}, nil)
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotAfter: time.Now().Add(time.Hour)}, nil)
 }
 
 // issue signs the template, with itself if by is nil, for pub or a new key.
@@ -388,3 +389,5 @@ func start(t *testing.T, f func(context.Context) error) (stop func() error) {
 	t.Cleanup(func() { stop() })
 	return stop
 }
+
+func encodePEM(all ...*x509.Certificate) []byte { return certs.Encode(all...) }

@@ -100,6 +100,9 @@ func (p *proxyless) Run(ctx context.Context, bootstrap []byte) error {
 				if err := writeFile(p.files.Bootstrap, bootstrap, 0o644); err != nil {
 					return err
 				}
+				if len(cr.CRL) > 0 {
+					p.log.Warn("gRPC's file watcher knows no revocation lists: this workload accepts revoked certificates")
+				}
 				p.log.Info("gRPC's files are written", "bootstrap", p.files.Bootstrap, "certificates", p.files.Certificates)
 			}
 		}

@@ -57,7 +57,7 @@ func (s *secrets) settle(ctx context.Context) error {
 		s.mu.Lock()
 		changed, behind := s.changed, false
 		for _, pem := range s.applied {
-			behind = behind || cr != nil && pem != string(cr.RootsPEM)
+			behind = behind || cr != nil && pem != cr.trustedPEM()
 		}
 		s.mu.Unlock()
 		if !behind {
@@ -86,8 +86,11 @@ func secret(cr *Credentials, name string) (*anypb.Any, error) {
 		s.Type = &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{
 			CertificateChain: inline(cr.Chain), PrivateKey: inline(key)}}
 	case rootsName:
-		s.Type = &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{
-			TrustedCa: inline(cr.RootsPEM)}}
+		v := &tls.CertificateValidationContext{TrustedCa: inline(cr.RootsPEM)}
+		if len(cr.CRL) > 0 {
+			v.Crl = inline(cr.CRL)
+		}
+		s.Type = &tls.Secret_ValidationContext{ValidationContext: v}
 	default:
 		return nil, fmt.Errorf("secret %q: the agent serves %s and %s", name, certificateName, rootsName)
 	}
@@ -119,7 +122,7 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 			}
 			nonce++
 			resp.Nonce = fmt.Sprint(nonce)
-			roots = string(cr.RootsPEM)
+			roots = cr.trustedPEM()
 			if err := stream.Send(resp); err != nil {
 				return err
 			}

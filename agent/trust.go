@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"slices"
 	"strings"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // trust is a set of roots as a control plane publishes it: PEM, of which Carrick's control plane
@@ -14,12 +15,13 @@ import (
 type trust struct {
 	roots  []*x509.Certificate
 	signer string // lower-case hex; empty if the publisher does not say
+	crl    []byte // revocation lists, PEM; nil if the publisher has none
 }
 
 const signerLine = "# signer: "
 
 func parseTrust(b []byte) (*trust, error) {
-	roots, err := parseCertificates(b)
+	roots, err := certs.Certificates(b)
 	if err != nil {
 		return nil, err
 	}
@@ -63,12 +65,4 @@ func (t *trust) outdated(leaf *x509.Certificate, was *trust) bool {
 		return t.signer != hex.EncodeToString(leaf.AuthorityKeyId)
 	}
 	return was != nil && !t.same(was)
-}
-
-func encodePEM(certs ...*x509.Certificate) []byte {
-	var b bytes.Buffer
-	for _, c := range certs {
-		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	}
-	return b.Bytes()
 }

@@ -1,10 +1,12 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -77,6 +79,22 @@ type state struct {
 	bundle Bundle
 }
 
+// newState publishes roots. Revocation lists of a signer that is yet to come go out with those of
+// the present one only: before that, no peer's authority has one.
+func newState(signer, next *Signer, roots []root) state {
+	st := state{signer: signer, next: next, roots: roots}
+	var keyID, crl []byte
+	if signer != nil {
+		keyID, crl = signer.keyID, signer.crl
+	}
+	if next != nil && (signer == nil || len(crl) > 0) && !bytes.Equal(crl, next.crl) {
+		crl = slices.Concat(crl, []byte("\n"), next.crl)
+	}
+	st.bundle = encodeBundle(keyID, roots)
+	st.bundle.CRL = string(crl)
+	return st
+}
+
 // New reads the CA material, making a self-signed CA if there is none at all, and returns an
 // Authority that can sign at once; rolls, retirement and reloading need Run. Material that
 // is there but unusable is not an error: it is logged, Ready reports it, and Run looks again.
@@ -135,7 +153,7 @@ func begin(published []root, want, old *Signer) (_ state, roll bool) {
 	}
 	if want != nil && settled {
 		roots := join(published, want)
-		return state{signer: want, roots: roots, bundle: encodeBundle(want.keyID, roots)}, false
+		return newState(want, nil, roots), false
 	}
 	if old != nil && !known(old) {
 		old = nil
@@ -143,17 +161,16 @@ func begin(published []root, want, old *Signer) (_ state, roll bool) {
 	switch {
 	case old != nil:
 		roots := join(published, old, want)
-		return state{signer: old, next: want, roots: roots, bundle: encodeBundle(old.keyID, roots)}, want != nil
+		return newState(old, want, roots), want != nil
 	case want != nil:
 		// The old key is gone. Leaves of the new one would not be trusted yet.
 		roots := join(published, want)
-		return state{next: want, roots: roots, bundle: encodeBundle(nil, roots)}, true
+		return newState(nil, want, roots), true
 	}
-	st := state{roots: published}
-	if len(published) > 0 {
-		st.bundle = encodeBundle(nil, published)
+	if len(published) == 0 {
+		return state{}, false
 	}
-	return st, false
+	return newState(nil, nil, published), false
 }
 
 // materialError is an error in what the operator plugged in, not in reaching it.

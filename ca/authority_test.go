@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // memory is a Store and a Publisher: what it is given as bundle it returns as ConfigMap.
@@ -431,7 +433,7 @@ func TestBadMaterialAtStart(t *testing.T) {
 		if a.Ready() == nil {
 			t.Error("ready without a usable CA")
 		}
-		if r, err := parseBundle([]byte(m.roots)); err != nil || len(r) != 1 || !strings.Contains(before, string(EncodeCertificates(r[0].cert))) {
+		if r, err := parseBundle([]byte(m.roots)); err != nil || len(r) != 1 || !strings.Contains(before, string(certs.Encode(r[0].cert))) {
 			t.Errorf("the published roots changed: %v, %v", r, err)
 		}
 	})
@@ -469,7 +471,7 @@ func FuzzParseBundle(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(made.CertPEM)
-	c, _ := ParseCertificates(made.CertPEM)
+	c, _ := certs.Certificates(made.CertPEM)
 	f.Add([]byte(encodeBundle([]byte{1}, []root{{cert: c[0], retire: time.Unix(1e9, 0)}}).PEM))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		roots, err := parseBundle(data)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Bundle is what the mesh is told about trust: every root that may verify a workload now,
@@ -22,6 +24,8 @@ type Bundle struct {
 	// random delay of some seconds, so that not all ask at once); so one change of PEM
 	// serves both "trust these" and "renew".
 	PEM string
+	// CRL holds the revocation lists of the plugged-in CA, PEM; empty without any.
+	CRL string
 	// SignerKeyID is the first line's HEX: lower case, no colons.
 	SignerKeyID string
 }
@@ -42,7 +46,7 @@ func encodeBundle(keyID []byte, roots []root) Bundle {
 		if !r.retire.IsZero() {
 			fmt.Fprintf(&w, "%s%s\n", retireLine, r.retire.UTC().Format(time.RFC3339))
 		}
-		w.Write(EncodeCertificates(r.cert))
+		w.Write(certs.Encode(r.cert))
 	}
 	b.PEM = w.String()
 	return b
@@ -53,7 +57,7 @@ func parseBundle(pem []byte) ([]root, error) {
 	if len(bytes.TrimSpace(pem)) == 0 {
 		return nil, nil
 	}
-	certs, err := ParseCertificates(pem)
+	all, err := certs.Certificates(pem)
 	if err != nil {
 		return nil, fmt.Errorf("root-cert.pem %w", err)
 	}
@@ -71,7 +75,7 @@ func parseBundle(pem []byte) ([]root, error) {
 		}
 	}
 	var roots []root
-	for i, c := range certs {
+	for i, c := range all {
 		if find(roots, c) != nil {
 			continue
 		}

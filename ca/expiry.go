@@ -87,6 +87,12 @@ func (a *Authority) tell() {
 			}
 			now = append(now, n.String())
 		}
+		for _, n := range st.signer.listNotices(time.Now()) {
+			if !slices.Contains(a.lastNotices, n) {
+				a.cfg.Log.Error(n)
+			}
+			now = append(now, n)
+		}
 	}
 	if a.lastProblem != "" { // logged when it came
 		secret = PluggedInSecret

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // reports keeps what an Authority reports.
@@ -112,11 +114,11 @@ func TestNotices(t *testing.T) {
 	if !slices.Equal(stages, []int{0, 7}) || !strings.Contains(n[1].String(), "root CA of Secret cacerts (CN=Root CA,O=Istio) ends in 7 days") || !strings.Contains(n[1].Fix, "carrick ca root") {
 		t.Errorf("a root near its end: %v", n)
 	}
-	certs, err := ParseCertificates(root.CertPEM)
+	list, err := certs.Certificates(root.CertPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n = Notices(SelfSignedSecret, certs, certs[0].NotAfter.Add(-time.Hour/2))
+	n = Notices(SelfSignedSecret, list, list[0].NotAfter.Add(-time.Hour/2))
 	if len(n) != 1 || n[0].Stage != 1 || !strings.Contains(n[0].String(), "within the hour") || !strings.HasSuffix(n[0].Fix, "carrick ca renew") {
 		t.Errorf("a self-signed CA near its end: %v", n)
 	}

@@ -10,8 +10,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"fmt"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // KeyType is the kind of key a generated CA gets.
@@ -38,7 +41,8 @@ type Root struct {
 }
 
 // NewRoot makes a root CA: self-signed, SHA-256, CA:true, keyUsage digitalSignature,
-// nonRepudiation, keyEncipherment and keyCertSign, as Istio's certificate Makefile does.
+// nonRepudiation, keyEncipherment and keyCertSign, as Istio's certificate Makefile does, and
+// cRLSign, so that it can revoke what it has signed (ca-crl.pem).
 func NewRoot(o RootOptions) (*Root, error) {
 	org, cn := or(o.Organization, "Istio"), or(o.CommonName, "Root CA")
 	key, cert, err := newRoot(pkix.Name{Organization: []string{org}, CommonName: cn}, o.Key, days(o.Days, 3650))
@@ -49,7 +53,7 @@ func NewRoot(o RootOptions) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Root{KeyPEM: keyPEM, CertPEM: EncodeCertificates(cert)}, nil
+	return &Root{KeyPEM: keyPEM, CertPEM: certs.Encode(cert)}, nil
 }
 
 // IntermediateOptions say what NewIntermediate makes.
@@ -125,8 +129,8 @@ func NewIntermediate(root Root, o IntermediateOptions) (*Intermediate, error) {
 		return nil, err
 	}
 	return &Intermediate{
-		CertPEM: EncodeCertificates(cert), KeyPEM: keyPEM,
-		ChainPEM: EncodeCertificates(cert, r.cert), RootPEM: EncodeCertificates(r.cert),
+		CertPEM: certs.Encode(cert), KeyPEM: keyPEM,
+		ChainPEM: certs.Encode(cert, r.cert), RootPEM: certs.Encode(r.cert),
 	}, nil
 }
 
@@ -142,7 +146,7 @@ func newSelfSigned(organization string) (map[string][]byte, error) {
 		return nil, err
 	}
 	return map[string][]byte{
-		"ca-cert.pem": EncodeCertificates(cert), "ca-key.pem": keyPEM,
+		"ca-cert.pem": certs.Encode(cert), "ca-key.pem": keyPEM,
 		"cert-chain.pem": {}, "key.pem": {}, "root-cert.pem": {},
 	}, nil
 }
@@ -150,12 +154,12 @@ func newSelfSigned(organization string) (map[string][]byte, error) {
 // RenewSelfSigned returns the data of Secret istio-ca-secret with a new root in the place of the one
 // in data: of the same subject, with a new key, valid for ten years.
 func RenewSelfSigned(data map[string][]byte) (map[string][]byte, error) {
-	certs, err := ParseCertificates(data[selfNames.cert])
+	old, err := certs.Certificates(data[selfNames.cert])
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", selfNames.cert, err)
 	}
 	org := "cluster.local"
-	if o := certs[0].Subject.Organization; len(o) > 0 {
+	if o := old[0].Subject.Organization; len(o) > 0 {
 		org = o[0]
 	}
 	return newSelfSigned(org)
@@ -194,7 +198,7 @@ func caTemplate(subject pkix.Name, key crypto.Signer, now time.Time, validity ti
 		MaxPathLen:            -1,
 		SubjectKeyId:          id,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment |
-			x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
+			x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}, nil
 }
 
@@ -247,4 +251,12 @@ func days(n, fallback int) time.Duration {
 		n = fallback
 	}
 	return time.Duration(n) * 24 * time.Hour
+}
+
+func encodeKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding private key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 func openssl(t *testing.T, dir string, args ...string) string {
@@ -68,7 +70,7 @@ func TestGeneratedFilesInOpenSSL(t *testing.T) {
 	}
 	for file, days := range map[string]int{"ca-cert.pem": 730, "root-cert.pem": 3650} {
 		openssl(t, dir, "x509", "-in", file, "-noout", "-checkend", "60")
-		c, _ := ParseCertificates(i.Files()[file])
+		c, _ := certs.Certificates(i.Files()[file])
 		if got := c[0].NotAfter.Sub(c[0].NotBefore) - backdate; got != time.Duration(days)*24*time.Hour {
 			t.Errorf("%s is valid for %s", file, got)
 		}

@@ -78,12 +78,7 @@ func (a *Authority) reload(ctx context.Context) {
 		a.take(want)
 		return
 	}
-	keyID := []byte(nil)
-	if st.signer != nil {
-		keyID = st.signer.keyID
-	}
-	roots := join(st.roots, st.signer, want)
-	a.set(state{signer: st.signer, next: want, roots: roots, bundle: encodeBundle(keyID, roots)})
+	a.set(newState(st.signer, want, join(st.roots, st.signer, want)))
 	a.cfg.Log.Info("the CA's root changes; old and new root are trusted while proxies learn the new one",
 		"new", want.anchor.Subject.String(), "fingerprint", fingerprint(want.anchor))
 	a.finish(ctx, 0)
@@ -112,7 +107,7 @@ func (a *Authority) finish(ctx context.Context, grace time.Duration) {
 func (a *Authority) take(s *Signer) {
 	now := time.Now()
 	roots := retireOthers(current(join(a.state.Load().roots, s), now), s, now.Add(a.cfg.MaxTTL))
-	a.set(state{signer: s, roots: roots, bundle: encodeBundle(s.keyID, roots)})
+	a.set(newState(s, nil, roots))
 	a.logSigner(s)
 	for _, r := range roots {
 		if !r.retire.IsZero() {
@@ -129,9 +124,8 @@ func (a *Authority) dropRetired() {
 	if len(roots) == len(st.roots) || len(roots) == 0 || st.signer == nil {
 		return
 	}
-	st.roots, st.bundle = roots, encodeBundle(st.signer.keyID, roots)
 	a.cfg.Log.Info("retired roots are no longer trusted", "roots", len(roots))
-	a.set(st)
+	a.set(newState(st.signer, st.next, roots))
 }
 
 func (a *Authority) nextRetirement() time.Duration {

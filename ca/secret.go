@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Names of the Secrets in the control plane's namespace that hold CA material.
@@ -62,39 +64,46 @@ func ParseSelfSigned(data map[string][]byte, now time.Time) (*Signer, error) {
 }
 
 func parse(data map[string][]byte, n names, now time.Time) (*Signer, error) {
-	certs, err := ParseCertificates(data[n.cert])
+	own, err := certs.Certificates(data[n.cert])
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", n.cert, err)
 	}
-	key, err := ParseKey(data[n.key])
+	key, err := certs.Key(data[n.key])
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", n.key, err)
 	}
-	roots, err := ParseCertificates(data[n.root])
+	roots, err := certs.Certificates(data[n.root])
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", n.root, err)
 	}
-	chain := certs
+	chain := own
 	if n.chain != n.cert && len(bytes.TrimSpace(data[n.chain])) > 0 {
-		more, err := ParseCertificates(data[n.chain])
+		more, err := certs.Certificates(data[n.chain])
 		if err != nil {
 			return nil, fmt.Errorf("%s %w", n.chain, err)
 		}
-		if n == istioNames && !contains(more, certs[0]) {
+		if n == istioNames && !contains(more, own[0]) {
 			// Istio serves cert-chain.pem as it stands, so this would break there, and
 			// it is the sign of files of two clusters mixed up.
-			if more[0].IsCA && bytes.Equal(more[0].RawSubject, certs[0].RawSubject) {
+			if more[0].IsCA && bytes.Equal(more[0].RawSubject, own[0].RawSubject) {
 				return nil, fmt.Errorf("%s starts with another certificate (serial %x) of the subject of %s (serial %x); take both from one run",
-					n.chain, more[0].SerialNumber, n.cert, certs[0].SerialNumber)
+					n.chain, more[0].SerialNumber, n.cert, own[0].SerialNumber)
 			}
 		}
-		chain = append(certs[:len(certs):len(certs)], more...)
+		chain = append(own[:len(own):len(own)], more...)
 	}
-	return newSigner(certs[0], key, chain, unique(roots), n, now)
+	s, err := newSigner(material{cert: own[0], key: key, chain: chain, roots: unique(roots), names: n}, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.revoke(data[crlKey]); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-func contains(certs []*x509.Certificate, c *x509.Certificate) bool {
-	for _, d := range certs {
+func contains(all []*x509.Certificate, c *x509.Certificate) bool {
+	for _, d := range all {
 		if d.Equal(c) {
 			return true
 		}
@@ -102,9 +111,9 @@ func contains(certs []*x509.Certificate, c *x509.Certificate) bool {
 	return false
 }
 
-func unique(certs []*x509.Certificate) []*x509.Certificate {
+func unique(all []*x509.Certificate) []*x509.Certificate {
 	var out []*x509.Certificate
-	for _, c := range certs {
+	for _, c := range all {
 		if !contains(out, c) {
 			out = append(out, c)
 		}

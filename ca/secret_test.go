@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Each refusal names the key of the Secret and what is wrong with it.
@@ -20,7 +22,7 @@ func TestParsePluggedInRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []byte(encodeDER(der))
+		return []byte(certs.EncodeDER(der))
 	}()
 	without := func(k string) map[string][]byte {
 		m := merge(files, k, nil)
@@ -41,10 +43,10 @@ func TestParsePluggedInRefuses(t *testing.T) {
 		{"key of another", merge(files, "ca-key.pem", other["ca-key.pem"]), now, "ca-key.pem is not the key of ca-cert.pem"},
 		{"root of another", merge(files, "root-cert.pem", otherRoot.CertPEM), now, "does not lead through cert-chain.pem to a root in root-cert.pem"},
 		{"chain of a former run", merge(files, "cert-chain.pem", sibling["cert-chain.pem"]), now, "cert-chain.pem starts with another certificate"},
-		{"certificate where key is", merge(files, "ca-key.pem", files["ca-cert.pem"]), now, `ca-key.pem holds a PEM block of type "CERTIFICATE"`},
+		{"certificate where key is", merge(files, "ca-key.pem", files["ca-cert.pem"]), now, `ca-key.pem block 1 (line 1): it is of type "CERTIFICATE"`},
 		{"key where certificate is", merge(files, "ca-cert.pem", files["ca-key.pem"]), now, "where a CERTIFICATE is expected"},
-		{"cut off", merge(files, "root-cert.pem", append(append([]byte(nil), root.CertPEM...), root.CertPEM[:200]...)), now, "root-cert.pem is cut off"},
-		{"intermediate as root", merge(files, "root-cert.pem", files["ca-cert.pem"]), now, "is not self-signed"},
+		{"cut off", merge(files, "root-cert.pem", append(append([]byte(nil), root.CertPEM...), root.CertPEM[:200]...)), now, "root-cert.pem block 2 (line "},
+		{"a leaf as root", merge(files, "root-cert.pem", append(leafOnly, root.CertPEM...)), now, "which is not a CA certificate"},
 		{"a leaf as CA", merge(files, "ca-cert.pem", leafOnly), now, "is not a CA certificate"},
 		{"expired", files, now.AddDate(3, 0, 0), "ca-cert.pem (CN=Intermediate CA,O=Istio,L=cluster1) expired at"},
 		{"not yet valid", files, now.Add(-time.Hour), "is not valid before"},

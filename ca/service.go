@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	pb "istio.io/api/security/v1alpha1"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/identity"
 )
 
@@ -133,9 +134,9 @@ func (a *Authority) issue(caller Caller, req *pb.IstioCertificateRequest) (*pb.I
 		a.metrics.signFailures.Inc()
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	resp := &pb.IstioCertificateResponse{CertChain: []string{encodeDER(der)}}
+	resp := &pb.IstioCertificateResponse{CertChain: []string{certs.EncodeDER(der)}}
 	for _, c := range st.signer.intermediates() {
-		resp.CertChain = append(resp.CertChain, encodeDER(c.Raw))
+		resp.CertChain = append(resp.CertChain, certs.EncodeDER(c.Raw))
 	}
 	resp.CertChain = append(resp.CertChain, st.bundle.PEM)
 	return resp, nil
@@ -158,7 +159,7 @@ func parseCSR(data string) (*x509.CertificateRequest, error) {
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("is not signed by its own key: %w", err)
 	}
-	if err := checkPublic(csr.PublicKey); err != nil {
+	if err := certs.CheckPublic(csr.PublicKey); err != nil {
 		return nil, fmt.Errorf("has a weak key: %w", err)
 	}
 	return csr, nil

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	pb "istio.io/api/security/v1alpha1"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/identity"
 )
 
@@ -135,11 +136,11 @@ func checkChain(t *testing.T, a *Authority, chain []string, ttl time.Duration) {
 	roots, mids := x509.NewCertPool(), x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(chain[2]))
 	mids.AppendCertsFromPEM([]byte(chain[1]))
-	certs, err := ParseCertificates([]byte(chain[0]))
+	list, err := certs.Certificates([]byte(chain[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf := certs[0]
+	leaf := list[0]
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: mids, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}); err != nil {
 		t.Error(err)
 	}

@@ -8,10 +8,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -23,60 +24,50 @@ const backdate = 2 * time.Minute
 type Signer struct {
 	cert       *x509.Certificate
 	key        crypto.Signer
-	above      []*x509.Certificate // from cert's issuer up, without the root
-	anchor     *x509.Certificate   // the root at which cert's chain ends
+	above      []*x509.Certificate // from cert's issuer up, without the anchor
+	anchor     *x509.Certificate   // the certificate of root-cert.pem at which cert's chain ends
 	roots      []*x509.Certificate // all of root-cert.pem; anchor is one of them
-	keyID      []byte              // what leaves carry as AuthorityKeyId
-	selfSigned bool                // made by us, not plugged in
-	format     string              // which layout the Secret had, for the log
+	lists      []*x509.RevocationList
+	crl        []byte // the same, PEM
+	keyID      []byte // what leaves carry as AuthorityKeyId
+	selfSigned bool   // made by us, not plugged in
+	format     string // which layout the Secret had, for the log
 }
 
-// newSigner checks the material as of now. The names are those of the Secret's keys, for
-// messages. chain may hold cert itself and roots; what is needed of it is taken.
-func newSigner(cert *x509.Certificate, key crypto.Signer, chain, roots []*x509.Certificate, n names, now time.Time) (*Signer, error) {
+// material is what a signer is made of. The names are those of the Secret's keys, for messages.
+// chain may hold cert itself and roots; what is needed of it is taken.
+type material struct {
+	cert         *x509.Certificate
+	key          crypto.Signer
+	chain, roots []*x509.Certificate
+	names        names
+}
+
+// newSigner checks the material as of now.
+func newSigner(m material, now time.Time) (*Signer, error) {
+	cert, n := m.cert, m.names
 	if !cert.BasicConstraintsValid || !cert.IsCA {
 		return nil, fmt.Errorf("%s (%s) is not a CA certificate: basicConstraints CA:true is missing", n.cert, cert.Subject)
 	}
 	if cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, fmt.Errorf("%s (%s) may not sign certificates: keyUsage lacks keyCertSign", n.cert, cert.Subject)
 	}
-	if pub, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
+	if pub, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(m.key.Public()) {
 		return nil, fmt.Errorf("%s is not the key of %s (%s)", n.key, n.cert, cert.Subject)
 	}
 	if err := checkValid(n.cert, cert, now); err != nil {
 		return nil, err
 	}
-	for _, r := range roots {
-		if !bytes.Equal(r.RawIssuer, r.RawSubject) {
-			return nil, fmt.Errorf("%s holds %s, which is not self-signed (issuer %s)", n.root, r.Subject, r.Issuer)
+	for _, r := range m.roots {
+		if !r.BasicConstraintsValid && r.Version == 3 || r.BasicConstraintsValid && !r.IsCA {
+			return nil, fmt.Errorf("%s holds %s, which is not a CA certificate", n.root, r.Subject)
 		}
 	}
-	rootPool, midPool := x509.NewCertPool(), x509.NewCertPool()
-	for _, r := range roots {
-		rootPool.AddCert(r)
-	}
-	for _, c := range chain {
-		midPool.AddCert(c)
-	}
-	opts := x509.VerifyOptions{Roots: rootPool, Intermediates: midPool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	chains, err := cert.Verify(opts)
+	path, err := m.path(now)
 	if err != nil {
-		// An expired certificate on the way is the likelier cause, and a clearer message.
-		for _, c := range chain {
-			if err := checkValid(n.chain, c, now); err != nil {
-				return nil, err
-			}
-		}
-		for _, c := range roots {
-			if err := checkValid(n.root, c, now); err != nil {
-				return nil, err
-			}
-		}
-		return nil, fmt.Errorf("%s (subject %s, issuer %s) does not lead through %s to a root in %s (%s): %w",
-			n.cert, cert.Subject, cert.Issuer, n.chain, n.root, roots[0].Subject, err)
+		return nil, err
 	}
-	path := chains[0]
-	s := &Signer{cert: cert, key: key, anchor: path[len(path)-1], roots: roots, keyID: cert.SubjectKeyId}
+	s := &Signer{cert: cert, key: m.key, anchor: path[len(path)-1], roots: m.roots, keyID: cert.SubjectKeyId}
 	if len(path) > 2 {
 		s.above = path[1 : len(path)-1]
 	}
@@ -84,20 +75,68 @@ func newSigner(cert *x509.Certificate, key crypto.Signer, chain, roots []*x509.C
 		sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 		s.keyID = sum[:20]
 	}
-	if err := s.probe(opts); err != nil {
-		return nil, fmt.Errorf("a certificate signed by %s (%s) does not verify: %w", n.cert, cert.Subject, err)
+	if err := s.probe(now); err != nil {
+		return nil, fmt.Errorf("a workload's certificate signed by %s (%s) does not verify: %w", n.cert, cert.Subject, err)
 	}
 	return s, nil
 }
 
-// probe signs a throw-away leaf and verifies it, which finds what no single certificate
-// shows: a path length too small, a signature algorithm nobody accepts.
-func (s *Signer) probe(opts x509.VerifyOptions) error {
+// path returns the way from the certificate to its anchor. Any certificate of root-cert.pem can
+// be the anchor; a self-signed one is preferred, for other clusters may trust that one only.
+func (m material) path(now time.Time) ([]*x509.Certificate, error) {
+	n := m.names
+	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: pool(m.chain), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	for _, r := range m.roots {
+		if isSelfSigned(r) {
+			opts.Roots.AddCert(r)
+		} else {
+			opts.Intermediates.AddCert(r)
+		}
+	}
+	if chains, err := m.cert.Verify(opts); err == nil {
+		return chains[0], nil
+	}
+	opts.Roots = pool(m.roots)
+	chains, err := m.cert.Verify(opts)
+	if err == nil {
+		return chains[0], nil
+	}
+	// An expired certificate on the way is the likelier cause, and a clearer message.
+	for _, c := range m.chain {
+		if err := checkValid(n.chain, c, now); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range m.roots {
+		if err := checkValid(n.root, c, now); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s (subject %s, issuer %s) does not lead through %s to a root in %s (%s): %w",
+		n.cert, m.cert.Subject, m.cert.Issuer, n.chain, n.root, m.roots[0].Subject, err)
+}
+
+func pool(all []*x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range all {
+		p.AddCert(c)
+	}
+	return p
+}
+
+func isSelfSigned(c *x509.Certificate) bool { return bytes.Equal(c.RawIssuer, c.RawSubject) }
+
+// probe signs a throw-away leaf, such as a workload gets, and verifies it as its peers will: as a
+// client's and as a server's. That finds what no single certificate shows: a path length too
+// small, an extended key usage or a name constraint that excludes workloads, a signature
+// algorithm that nobody accepts.
+func (s *Signer) probe(now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("making a key: %w", err)
 	}
-	der, err := s.sign(key.Public(), nil, nil, time.Hour, opts.CurrentTime)
+	name := &url.URL{Scheme: "spiffe", Host: s.trustDomain(), Path: "/ns/default/sa/default"}
+	der, err := s.sign(key.Public(), []*url.URL{name}, nil, time.Hour, now)
 	if err != nil {
 		return err
 	}
@@ -105,12 +144,31 @@ func (s *Signer) probe(opts x509.VerifyOptions) error {
 	if err != nil {
 		return fmt.Errorf("reading it back: %w", err)
 	}
-	opts.Intermediates = x509.NewCertPool()
-	for _, c := range s.intermediates() {
-		opts.Intermediates.AddCert(c)
+	opts := x509.VerifyOptions{Roots: pool(s.roots), Intermediates: pool(s.intermediates()), CurrentTime: now}
+	for usage, role := range map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "server", x509.ExtKeyUsageClientAuth: "client"} {
+		opts.KeyUsages = []x509.ExtKeyUsage{usage}
+		if _, err := leaf.Verify(opts); err != nil {
+			for _, c := range append(s.intermediates(), s.anchor) {
+				if len(c.ExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, usage) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) {
+					return fmt.Errorf("extendedKeyUsage of %s excludes TLS %ss, and workloads are servers and clients; issue it without extendedKeyUsage, or with serverAuth and clientAuth", c.Subject, role)
+				}
+			}
+			return fmt.Errorf("as a TLS %s: %w", role, err)
+		}
 	}
-	_, err = leaf.Verify(opts)
-	return err
+	return nil
+}
+
+// trustDomain returns one that the chain's name constraints allow.
+func (s *Signer) trustDomain() string {
+	for _, c := range append(s.intermediates(), s.anchor) {
+		for _, d := range c.PermittedURIDomains {
+			if d = strings.TrimPrefix(d, "."); d != "" {
+				return d
+			}
+		}
+	}
+	return "cluster.local"
 }
 
 func checkValid(name string, c *x509.Certificate, now time.Time) error {
@@ -144,12 +202,16 @@ func (s *Signer) Certificate() *x509.Certificate { return s.cert }
 func (s *Signer) Root() *x509.Certificate { return s.anchor }
 
 // intermediates returns what a server must send beside its leaf: the signing certificate and
-// those above it, without the root; nothing when the root itself signs.
+// those above it, without a self-signed root; nothing when that root itself signs.
 func (s *Signer) intermediates() []*x509.Certificate {
-	if s.cert.Equal(s.anchor) {
+	if isSelfSigned(s.cert) {
 		return nil
 	}
-	return append([]*x509.Certificate{s.cert}, s.above...)
+	all := append([]*x509.Certificate{s.cert}, s.above...)
+	if !s.cert.Equal(s.anchor) && !isSelfSigned(s.anchor) {
+		all = append(all, s.anchor)
+	}
+	return all
 }
 
 // same reports whether t would sign and be trusted just as s.
@@ -157,7 +219,7 @@ func (s *Signer) same(t *Signer) bool {
 	if s == nil || t == nil {
 		return s == t
 	}
-	if !s.cert.Equal(t.cert) || len(s.roots) != len(t.roots) || len(s.above) != len(t.above) {
+	if !s.cert.Equal(t.cert) || !bytes.Equal(s.crl, t.crl) || len(s.roots) != len(t.roots) || len(s.above) != len(t.above) {
 		return false
 	}
 	for i := range s.roots {
@@ -215,8 +277,4 @@ func serialNumber() (*big.Int, error) {
 		return nil, fmt.Errorf("making a serial number: %w", err)
 	}
 	return n.Add(n, big.NewInt(1)), nil
-}
-
-func encodeDER(der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

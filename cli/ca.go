@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/spf13/cobra"
 )
 
@@ -140,8 +141,8 @@ When all clusters have theirs, keep %[5]s elsewhere.
 
 // validDays returns for how many days an intermediate is valid: the root may end before.
 func validDays(im *ca.Intermediate, asked int) int {
-	if certs, err := ca.ParseCertificates(im.CertPEM); err == nil {
-		return min(asked, int(time.Until(certs[0].NotAfter).Hours()+1)/24)
+	if list, err := certs.Certificates(im.CertPEM); err == nil {
+		return min(asked, int(time.Until(list[0].NotAfter).Hours()+1)/24)
 	}
 	return asked
 }

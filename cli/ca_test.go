@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/certs"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -120,11 +121,11 @@ func TestCARenew(t *testing.T) {
 
 func parseOne(t *testing.T, pem []byte) *x509.Certificate {
 	t.Helper()
-	certs, err := ca.ParseCertificates(pem)
+	list, err := certs.Certificates(pem)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return certs[0]
+	return list[0]
 }
 
 func TestChainOf(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -115,7 +116,7 @@ func (r *renewal) pluggedIn(cmd *cobra.Command, c *cluster, s *corev1.Secret, ol
 	if r.rootKey == "" {
 		r.rootKey = filepath.Join(r.dir, "root-key.pem")
 	}
-	root := ca.Root{CertPEM: ca.EncodeCertificates(old[1])}
+	root := ca.Root{CertPEM: certs.Encode(old[1])}
 	var err error
 	if root.KeyPEM, err = os.ReadFile(r.rootKey); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +128,7 @@ func (r *renewal) pluggedIn(cmd *cobra.Command, c *cluster, s *corev1.Secret, ol
 		if root.CertPEM, err = os.ReadFile(r.rootCert); err != nil {
 			return err
 		}
-		given, err := ca.ParseCertificates(root.CertPEM)
+		given, err := certs.Certificates(root.CertPEM)
 		if err != nil {
 			return fmt.Errorf("%s %w", r.rootCert, err)
 		}
@@ -159,7 +160,7 @@ func (r *renewal) pluggedIn(cmd *cobra.Command, c *cluster, s *corev1.Secret, ol
 	if _, err := putCA(cmd.Context(), c, s.Namespace, im.Files(), true); err != nil {
 		return err
 	}
-	now, err := ca.ParseCertificates(im.CertPEM)
+	now, err := certs.Certificates(im.CertPEM)
 	if err != nil {
 		return err
 	}

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/carrick-mesh/carrick/ca"
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -185,16 +186,14 @@ func chainOf(s *corev1.Secret) ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
 	seen := map[string]bool{}
 	for _, k := range []string{key, "cert-chain.pem", "root-cert.pem", "ca.crt"} {
-		rest := s.Data[k]
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				break
-			}
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, fmt.Errorf("data.%s holds a certificate that cannot be read: %w", k, err)
-			}
+		if len(bytes.TrimSpace(s.Data[k])) == 0 {
+			continue
+		}
+		found, err := certs.Certificates(s.Data[k])
+		if err != nil {
+			return nil, fmt.Errorf("data.%s %w", k, err)
+		}
+		for _, cert := range found {
 			if fp := ca.Fingerprint(cert); !seen[fp] {
 				seen[fp] = true
 				all = append(all, cert)
@@ -207,12 +206,26 @@ func chainOf(s *corev1.Secret) ([]*x509.Certificate, error) {
 	chain := all[:1]
 	for last := all[0]; !bytes.Equal(last.RawIssuer, last.RawSubject) && len(chain) < len(all); {
 		next := issuerOf(last, all)
+		if next == nil && isAnchor(s, last) {
+			return chain, nil
+		}
 		if next == nil {
 			return nil, fmt.Errorf("no certificate of %s is there, which issued %s: data.root-cert.pem and data.cert-chain.pem must hold those up to the root", last.Issuer, last.Subject)
 		}
 		chain, last = append(chain[:len(chain):len(chain)], next), next
 	}
 	return chain, nil
+}
+
+// isAnchor reports whether a certificate is among the Secret's roots: it need not be self-signed.
+func isAnchor(s *corev1.Secret, cert *x509.Certificate) bool {
+	for _, k := range []string{"root-cert.pem", "ca.crt"} {
+		roots, _ := certs.Certificates(s.Data[k])
+		if slices.ContainsFunc(roots, cert.Equal) {
+			return true
+		}
+	}
+	return false
 }
 
 func issuerOf(cert *x509.Certificate, among []*x509.Certificate) *x509.Certificate {

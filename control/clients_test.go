@@ -14,6 +14,7 @@ import (
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
@@ -24,6 +25,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	grpcxds "google.golang.org/grpc/xds"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	authn "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -204,7 +206,7 @@ func TestRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := serve(t, func(g *grpc.Server) { c.Server().Register(g) }, append(xds.Options(), grpc.Creds(credentials.NewServerTLSFromCert(&pair)))...)
-	c.PublishRoots("one")
+	c.PublishRoots("one", "")
 	if err := c.AwaitRoots(t.Context()); err != nil {
 		t.Fatalf("while nobody is connected: %v", err)
 	}
@@ -237,7 +239,7 @@ func TestRoots(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(r.Resources) != 1 || string(r.Resources[0].Resource.Value) != string(rootsSecret([]byte(want)).Bytes()) {
+		if len(r.Resources) != 1 || string(r.Resources[0].Resource.Value) != string(rootsSecret([]byte(want), nil).Bytes()) {
 			t.Fatalf("roots %v, want %s", r.Resources, want)
 		}
 		return r
@@ -255,7 +257,7 @@ func TestRoots(t *testing.T) {
 	if err := c.AwaitRoots(ctx); err != nil {
 		t.Error(err)
 	}
-	c.PublishRoots("two")
+	c.PublishRoots("two", "")
 	if behind() == nil {
 		t.Error("new roots count as taken that were not acknowledged")
 	}
@@ -263,9 +265,23 @@ func TestRoots(t *testing.T) {
 	if err := c.AwaitRoots(ctx); err != nil {
 		t.Error(err)
 	}
-	c.PublishRoots("two") // the same is nothing new
+	c.PublishRoots("two", "") // the same is nothing new
 	if err := c.AwaitRoots(ctx); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRootsSecret: the hand-made encoding is what Envoy's types say.
+func TestRootsSecret(t *testing.T) {
+	for _, crl := range []string{"", "lists"} {
+		s := &tlspb.Secret{}
+		if err := proto.Unmarshal(rootsSecret([]byte("roots"), []byte(crl)).Bytes(), s); err != nil {
+			t.Fatal(err)
+		}
+		v := s.GetValidationContext()
+		if s.Name != RootsName || string(v.GetTrustedCa().GetInlineBytes()) != "roots" || string(v.GetCrl().GetInlineBytes()) != crl || (v.GetCrl() != nil) != (crl != "") {
+			t.Errorf("%v", s)
+		}
 	}
 }
 

@@ -20,9 +20,10 @@ type roots struct {
 	at   time.Time // of being published
 }
 
-// PublishRoots makes pem, the roots' certificates, what proxies are told from now on.
-func (c *Control) PublishRoots(pem string) {
-	r := rootsSecret([]byte(pem))
+// PublishRoots makes pem, the roots' certificates, and crl, the revocation lists (none if empty), what
+// proxies are told from now on.
+func (c *Control) PublishRoots(pem, crl string) {
+	r := rootsSecret([]byte(pem), []byte(crl))
 	if was := c.roots.Load(); was != nil && was.part.Resources[0].Version == r.Version {
 		return
 	}
@@ -34,13 +35,16 @@ func (c *Control) PublishRoots(pem string) {
 }
 
 // rootsSecret encodes envoy.extensions.transport_sockets.tls.v3.Secret: name = 1,
-// validation_context = 4 {trusted_ca = 1 {inline_bytes = 2}}.
-func rootsSecret(pem []byte) *resource.Resource {
+// validation_context = 4 {trusted_ca = 1 {inline_bytes = 2}, crl = 7 {inline_bytes = 2}}.
+func rootsSecret(pem, crl []byte) *resource.Resource {
 	bytes := func(field protowire.Number, v []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), v)
 	}
-	body := append(bytes(1, []byte(RootsName)), bytes(4, bytes(1, bytes(2, pem)))...)
-	return resource.New(RootsName, body)
+	validation := bytes(1, bytes(2, pem))
+	if len(crl) > 0 {
+		validation = append(validation, bytes(7, bytes(2, crl))...)
+	}
+	return resource.New(RootsName, append(bytes(1, []byte(RootsName)), bytes(4, validation)...))
 }
 
 // refreshRoots takes the roots that are to be published now.

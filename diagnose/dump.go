@@ -2,10 +2,8 @@ package diagnose
 
 import (
 	"bytes"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"slices"
@@ -13,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Dump is a proxy's answer to /config_dump (envoy.admin.v3.ConfigDump as JSON).
@@ -366,14 +366,13 @@ func (d *Dump) SecretRows(now time.Time) (rows []SecretRow) {
 		}
 		raw, err := base64.StdEncoding.DecodeString(data)
 		if err == nil {
-			if block, _ := pem.Decode(raw); block != nil {
-				if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-					r.Serial = cert.SerialNumber.Text(16)
-					r.NotAfter, r.NotBefore = cert.NotAfter.UTC().Format(time.RFC3339), cert.NotBefore.UTC().Format(time.RFC3339)
-					r.Valid = fmt.Sprint(now.Before(cert.NotAfter) && now.After(cert.NotBefore))
-					if len(cert.URIs) > 0 {
-						r.TrustDomain = cert.URIs[0].Host
-					}
+			if all, _ := certs.Certificates(raw); len(all) > 0 {
+				cert := all[0]
+				r.Serial = cert.SerialNumber.Text(16)
+				r.NotAfter, r.NotBefore = cert.NotAfter.UTC().Format(time.RFC3339), cert.NotBefore.UTC().Format(time.RFC3339)
+				r.Valid = fmt.Sprint(now.Before(cert.NotAfter) && now.After(cert.NotBefore))
+				if len(cert.URIs) > 0 {
+					r.TrustDomain = cert.URIs[0].Host
 				}
 			}
 		}

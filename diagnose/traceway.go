@@ -3,11 +3,12 @@ package diagnose
 import (
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"net"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // Way is what a proxy's configuration says about a request: the names that it goes by.
@@ -194,13 +195,6 @@ func certificates(encoded string) (out []*x509.Certificate) {
 	if err != nil {
 		return nil
 	}
-	for {
-		var block *pem.Block
-		if block, raw = pem.Decode(raw); block == nil {
-			return out
-		}
-		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-			out = append(out, cert)
-		}
-	}
+	out, _ = certs.Certificates(raw) // a dump shows what it can
+	return out
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +12,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // maxRoots bounds what is parsed of a ConfigMap of roots: a mesh has one, two during a roll.
@@ -29,7 +30,7 @@ type trust struct {
 func (t *trust) set(pem string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.roots = parseRoots(pem)
+	t.roots, _ = parseRoots(pem) // this cluster's own CA has written them
 }
 
 func (t *trust) get() []*x509.Certificate {
@@ -59,11 +60,11 @@ func (t *trust) read(ctx context.Context, c *Client, last peerRoots) peerRoots {
 	case err != nil:
 		return last
 	}
-	p := peerRoots{roots: parseRoots(m.Data[RootsKey])}
-	if len(p.roots) == 0 {
-		p.note = "its roots cannot be compared with this cluster's: " + object + " holds no certificate"
+	roots, err := parseRoots(m.Data[RootsKey])
+	if err != nil {
+		return peerRoots{note: "its roots cannot be compared with this cluster's: data." + RootsKey + " of " + object + " " + err.Error()}
 	}
-	return p
+	return peerRoots{roots: roots}
 }
 
 // mismatch says why workloads of two clusters do not trust each other; it is empty if they share a
@@ -75,7 +76,9 @@ func mismatch(theirs, ours []*x509.Certificate) string {
 	for _, x := range theirs {
 		// A root that was issued again with its key verifies what the former one does.
 		if slices.ContainsFunc(ours, func(y *x509.Certificate) bool {
-			return bytes.Equal(x.RawSubject, y.RawSubject) && bytes.Equal(x.RawSubjectPublicKeyInfo, y.RawSubjectPublicKeyInfo)
+			same := bytes.Equal(x.RawSubject, y.RawSubject) && bytes.Equal(x.RawSubjectPublicKeyInfo, y.RawSubjectPublicKeyInfo)
+			// An anchor need not be self-signed: what one side trusts may be issued by the other's.
+			return same || x.CheckSignatureFrom(y) == nil || y.CheckSignatureFrom(x) == nil
 		}) {
 			return ""
 		}
@@ -92,20 +95,8 @@ func describeRoots(roots []*x509.Certificate) string {
 	return strings.Join(all, " and ")
 }
 
-// parseRoots returns the certificates of a PEM text, without what is none.
-func parseRoots(text string) (roots []*x509.Certificate) {
-	rest := []byte(text)
-	for len(roots) < maxRoots {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			return roots
-		}
-		if b.Type != "CERTIFICATE" {
-			continue
-		}
-		if c, err := x509.ParseCertificate(b.Bytes); err == nil {
-			roots = append(roots, c)
-		}
-	}
-	return roots
+// parseRoots returns the certificates of a PEM text, at most maxRoots.
+func parseRoots(text string) ([]*x509.Certificate, error) {
+	roots, err := certs.Certificates([]byte(text))
+	return roots[:min(len(roots), maxRoots)], err
 }

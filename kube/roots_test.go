@@ -41,6 +41,11 @@ func print256(text string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(b.Bytes))
 }
 
+func rootsOf(text string) []*x509.Certificate {
+	roots, _ := parseRoots(text)
+	return roots
+}
+
 func TestMismatch(t *testing.T) {
 	key := newKey(t)
 	a, b, again := root(t, key, "A"), root(t, newKey(t), "B"), root(t, key, "A")
@@ -59,11 +64,11 @@ func TestMismatch(t *testing.T) {
 		"theirs is no PEM":        {"nonsense", a, false},
 		"theirs holds more in it": {"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n" + a, a, false},
 	} {
-		if got := mismatch(parseRoots(x.theirs), parseRoots(x.ours)); (got != "") != x.bad {
+		if got := mismatch(rootsOf(x.theirs), rootsOf(x.ours)); (got != "") != x.bad {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	got := mismatch(parseRoots(b), parseRoots(a))
+	got := mismatch(rootsOf(b), rootsOf(a))
 	for _, want := range []string{`its root is "CN=B" (SHA-256 ` + print256(b), `this cluster's root is "CN=A" (SHA-256 ` + print256(a), "carrick ca root", "carrick ca install"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in %s", want, got)
@@ -74,7 +79,7 @@ func TestMismatch(t *testing.T) {
 func FuzzParseRoots(f *testing.F) {
 	f.Add(root(f, newKey(f), "A"))
 	f.Fuzz(func(t *testing.T, text string) {
-		if n := len(parseRoots(text)); n > maxRoots {
+		if n := len(rootsOf(text)); n > maxRoots {
 			t.Errorf("%d roots", n)
 		}
 	})

@@ -31,12 +31,6 @@ import (
 	"github.com/carrick-mesh/carrick/mesh"
 )
 
-// RootsConfigMap is the ConfigMap of every namespace that has the mesh's roots under RootsKey.
-const (
-	RootsConfigMap = "istio-ca-root-cert"
-	RootsKey       = "root-cert.pem"
-)
-
 // ignored are namespaces that nobody runs workloads of a mesh in.
 var ignored = map[string]bool{"kube-system": true, "kube-public": true, "kube-node-lease": true, "local-path-storage": true}
 
@@ -54,7 +48,7 @@ type Writer struct {
 	poke      [2]chan struct{} // of those who may lead: shared, hooks
 
 	mu       sync.Mutex
-	roots    string
+	trust    Trust
 	findings map[mesh.Key][]mesh.Finding // nil until told
 
 	// Owned by the goroutine that leads.
@@ -69,14 +63,6 @@ func NewWriter(c *Client, cluster, namespace, identity, revision string, log *sl
 	}
 	return &Writer{client: c, cluster: cluster, namespace: namespace, identity: identity, revision: revision, log: log,
 		poke: [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}}
-}
-
-// SetRoots says what the roots are, in PEM.
-func (w *Writer) SetRoots(pem string) {
-	w.mu.Lock()
-	w.roots = pem
-	w.mu.Unlock()
-	w.stir()
 }
 
 // SetFindings says all that is wrong with objects now. Those of other clusters are for their own
@@ -159,9 +145,10 @@ func (w *Writer) leadShared(ctx context.Context) {
 	configs := w.client.kube.CoreV1().ConfigMaps("")
 	namespaces := w.follow(ctx, &wg, "namespaces", &metav1.PartialObjectMetadata{}, listWatch(spaces.List, spaces.Watch, ""))
 	roots := w.follow(ctx, &wg, "roots", &corev1.ConfigMap{}, listWatch(configs.List, configs.Watch, "metadata.name="+RootsConfigMap))
-	w.whenever(ctx, w.poke[0], func(pem string, findings map[mesh.Key][]mesh.Finding) (failed bool) {
-		if pem != "" && namespaces.listed() && roots.listed() {
-			failed = w.writeRoots(ctx, pem, namespaces, roots)
+	revoked := w.follow(ctx, &wg, "revocation lists", &corev1.ConfigMap{}, listWatch(configs.List, configs.Watch, "metadata.name="+RevokedConfigMap))
+	w.whenever(ctx, w.poke[0], func(t Trust, findings map[mesh.Key][]mesh.Finding) (failed bool) {
+		if t.Roots != "" && namespaces.listed() && roots.listed() && revoked.listed() {
+			failed = w.writeTrust(ctx, t, namespaces, roots, revoked)
 		}
 		if findings != nil {
 			failed = w.writeFindings(ctx, findings) || failed
@@ -176,14 +163,14 @@ func (w *Writer) leadHooks(ctx context.Context) {
 	defer wg.Wait()
 	hooks := w.client.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	webhooks := w.follow(ctx, &wg, "webhooks", &admission.MutatingWebhookConfiguration{}, listWatch(hooks.List, hooks.Watch, ""))
-	w.whenever(ctx, w.poke[1], func(pem string, _ map[mesh.Key][]mesh.Finding) bool {
-		return pem != "" && webhooks.listed() && w.writeBundles(ctx, pem, webhooks)
+	w.whenever(ctx, w.poke[1], func(t Trust, _ map[mesh.Key][]mesh.Finding) bool {
+		return t.Roots != "" && webhooks.listed() && w.writeBundles(ctx, t.Roots, webhooks)
 	})
 }
 
 // whenever calls write when it is poked, and again after a while, sooner if something failed,
 // until ctx ends.
-func (w *Writer) whenever(ctx context.Context, poke <-chan struct{}, write func(pem string, findings map[mesh.Key][]mesh.Finding) (failed bool)) {
+func (w *Writer) whenever(ctx context.Context, poke <-chan struct{}, write func(t Trust, findings map[mesh.Key][]mesh.Finding) (failed bool)) {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
@@ -194,10 +181,10 @@ func (w *Writer) whenever(ctx context.Context, poke <-chan struct{}, write func(
 		case <-again.C:
 		}
 		w.mu.Lock()
-		pem, findings := w.roots, w.findings
+		trust, findings := w.trust, w.findings
 		w.mu.Unlock()
 		wait := time.Minute
-		if write(pem, findings) {
+		if write(trust, findings) {
 			wait = 3 * time.Second
 		}
 		again.Reset(wait)
@@ -256,37 +243,6 @@ func (w *Writer) failure(ctx context.Context, what, name string, err error) bool
 		w.log.Warn("cannot write "+what, "name", name, "error", err)
 	}
 	return true
-}
-
-func (w *Writer) writeRoots(ctx context.Context, pem string, namespaces, roots *followed) (failed bool) {
-	for _, o := range namespaces.List() {
-		ns := o.(*metav1.PartialObjectMetadata)
-		if ignored[ns.Name] || ns.DeletionTimestamp != nil {
-			continue
-		}
-		want := &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RootsConfigMap, Namespace: ns.Name, Labels: map[string]string{"istio.io/config": "true"}},
-			Data:       map[string]string{RootsKey: pem},
-		}
-		api := w.client.kube.CoreV1().ConfigMaps(ns.Name)
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		var err error
-		if o, there, _ := roots.GetByKey(ns.Name + "/" + RootsConfigMap); !there {
-			_, err = api.Create(call, want, metav1.CreateOptions{})
-		} else if have := o.(*corev1.ConfigMap); have.Data[RootsKey] != pem {
-			have = have.DeepCopy()
-			have.Data = want.Data
-			_, err = api.Update(call, have, metav1.UpdateOptions{})
-		}
-		cancel()
-		switch {
-		case err == nil, apierrors.IsAlreadyExists(err), apierrors.IsConflict(err): // the watch will tell, and we look again
-		case apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // the namespace goes
-		default:
-			failed = w.failure(ctx, "the roots into namespace", ns.Name, err)
-		}
-	}
-	return failed
 }
 
 // writeBundles fills in the caBundle of our webhooks: those of our revision, and of tags for it.

@@ -66,7 +66,7 @@ func TestWriter(t *testing.T) {
 		elsewhere: {{Object: elsewhere, Message: "is not of this cluster"}},
 	}
 	for _, w := range []*Writer{one, two} {
-		w.SetRoots("# signer: x\npem\n")
+		w.SetRoots(Trust{Roots: "# signer: x\npem\n", Revoked: "lists"})
 		w.SetFindings(findings)
 	}
 	eventually(t, "the status", func() bool {
@@ -99,6 +99,29 @@ func TestWriter(t *testing.T) {
 	if _, err := s.Client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), RootsConfigMap, metav1.GetOptions{}); err == nil {
 		t.Error("roots in kube-system")
 	}
+	lists := func() string {
+		m, err := s.Client.CoreV1().ConfigMaps("sample").Get(t.Context(), RevokedConfigMap, metav1.GetOptions{})
+		if err != nil {
+			return ""
+		}
+		return m.Data[RevokedKey]
+	}
+	eventually(t, "the revocation lists", func() bool { return lists() == "lists" })
+	set := func(x Trust) {
+		for _, w := range []*Writer{one, two} {
+			w.SetRoots(x)
+		}
+	}
+	set(Trust{Roots: "other\n"}) // of a control plane that has no CA yet: what is revoked stays so
+	eventually(t, "other roots", func() bool {
+		m, err := s.Client.CoreV1().ConfigMaps("sample").Get(t.Context(), RootsConfigMap, metav1.GetOptions{})
+		return err == nil && m.Data[RootsKey] == "other\n"
+	})
+	if lists() != "lists" {
+		t.Error("the revocation lists went with the CA")
+	}
+	set(Trust{Roots: "other\n", Settled: true})
+	eventually(t, "the revocation lists are taken back", func() bool { return lists() == "" })
 	lease := must(s.Client.CoordinationV1().Leases("istio-system").Get(t.Context(), "istio-leader", metav1.GetOptions{}))(t)
 	if h := *lease.Spec.HolderIdentity; !strings.HasPrefix(h, "istiod-") {
 		t.Errorf("leader %q", h)
@@ -127,7 +150,7 @@ func TestWriterRevisions(t *testing.T) {
 	for rev, pem := range bundles {
 		w := NewWriter(c, "c", "istio-system", "istiod-"+rev, rev, slog.New(slog.DiscardHandler))
 		run(t, w.Run)
-		w.SetRoots(pem)
+		w.SetRoots(Trust{Roots: pem})
 	}
 	bundle := func(name string) string {
 		h := must(s.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), name, metav1.GetOptions{}))(t)

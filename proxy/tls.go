@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/proxy/config"
 )
 
@@ -27,28 +27,18 @@ type Secrets interface {
 type Roots struct {
 	Pool         *x509.CertPool
 	Certificates []*x509.Certificate
+	Revoked      []*x509.RevocationList // lists that chains are checked against, none if empty
 }
 
 // NewRoots reads PEM certificates.
 func NewRoots(b []byte) (*Roots, error) {
-	r := &Roots{Pool: x509.NewCertPool()}
-	for len(b) > 0 {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("reading trust anchors: %w", err)
-		}
-		r.Pool.AddCert(c)
-		r.Certificates = append(r.Certificates, c)
+	all, lists, err := certs.Anchors(b)
+	if err != nil {
+		return nil, fmt.Errorf("the PEM of the trust anchors: %w", err)
 	}
-	if len(r.Certificates) == 0 {
-		return nil, errors.New("reading trust anchors: no PEM certificate in them")
+	r := &Roots{Pool: x509.NewCertPool(), Certificates: all, Revoked: lists}
+	for _, c := range all {
+		r.Pool.AddCert(c)
 	}
 	return r, nil
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/proxy/config"
 )
 
@@ -50,7 +51,7 @@ func (v *verifier) verify(p *Proxy, s tls.ConnectionState) error {
 	return fmt.Errorf("the peer's certificate %s is not among the pinned ones", describe(leaf))
 }
 
-func (v *verifier) chain(p *Proxy, certs []*x509.Certificate) error {
+func (v *verifier) chain(p *Proxy, chain []*x509.Certificate) error {
 	roots, err := v.anchors(p)
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func (v *verifier) chain(p *Proxy, certs []*x509.Certificate) error {
 		return nil
 	}
 	h := sha256.New()
-	for _, c := range certs {
+	for _, c := range chain {
 		h.Write(c.Raw)
 	}
 	key := [32]byte(h.Sum(nil))
@@ -72,20 +73,23 @@ func (v *verifier) chain(p *Proxy, certs []*x509.Certificate) error {
 		return nil
 	}
 	o := x509.VerifyOptions{Roots: roots.Pool, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: now}
-	for _, c := range certs[1:] {
+	for _, c := range chain[1:] {
 		o.Intermediates.AddCert(c)
 	}
 	if v.c.AllowExpired {
-		o.CurrentTime = certs[0].NotBefore.Add(time.Second)
+		o.CurrentTime = chain[0].NotBefore.Add(time.Second)
 	}
-	chains, err := certs[0].Verify(o)
+	chains, err := chain[0].Verify(o)
 	if err != nil {
-		return &trustError{chain: certs, roots: roots, err: err}
+		return &trustError{chain: chain, roots: roots, err: err}
 	}
 	until = time.Time{}
-	for _, chain := range chains {
-		end := chain[0].NotAfter
-		for _, c := range chain[1:] {
+	for _, way := range chains {
+		if err = certs.Revoked(way, roots.Revoked, now, false); err != nil {
+			continue
+		}
+		end := way[0].NotAfter
+		for _, c := range way[1:] {
 			if c.NotAfter.Before(end) {
 				end = c.NotAfter
 			}
@@ -93,6 +97,9 @@ func (v *verifier) chain(p *Proxy, certs []*x509.Certificate) error {
 		if end.After(until) {
 			until = end
 		}
+	}
+	if until.IsZero() {
+		return &trustError{chain: chain, roots: roots, err: err}
 	}
 	v.mu.Lock()
 	if v.under != roots || len(v.good) >= maxGood {

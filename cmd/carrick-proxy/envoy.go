@@ -255,10 +255,11 @@ func clientTLS(u *config.UpstreamTLS) (*tls.Config, error) {
 		if err != nil {
 			return nil, err
 		}
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(ca) {
-			return nil, errors.New("validation context: no certificate in trusted_ca")
+		anchors, err := proxy.NewRoots(ca)
+		if err != nil {
+			return nil, fmt.Errorf("validation context: trusted_ca: %w", err)
 		}
+		roots = anchors.Pool
 	}
 	t.InsecureSkipVerify = true // verified below: Envoy checks names only where it is told to
 	t.VerifyConnection = func(cs tls.ConnectionState) error {

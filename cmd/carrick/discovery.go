@@ -428,8 +428,8 @@ func (s caStore) PublishedRoots(ctx context.Context) ([]byte, error) {
 type caPublisher struct{ *discovery }
 
 func (p caPublisher) PublishRoots(b ca.Bundle) {
-	p.control.PublishRoots(b.PEM)
-	p.writer.SetRoots(b.PEM)
+	p.control.PublishRoots(b.PEM, b.CRL)
+	p.writer.SetRoots(kube.Trust{Roots: b.PEM, Revoked: b.CRL, Settled: b.SignerKeyID != ""})
 }
 
 func (p caPublisher) AwaitRoots(ctx context.Context) error { return p.control.AwaitRoots(ctx) }

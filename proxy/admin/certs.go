@@ -1,13 +1,13 @@
 package admin
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"net/http"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/carrick-mesh/carrick/certs"
 )
 
 // secrets returns all secrets: the owner's and those of the configuration.
@@ -48,15 +48,8 @@ func (h *handler) certs(w http.ResponseWriter, _ *http.Request) {
 
 func details(b []byte) []*adminv3.CertificateDetails {
 	var out []*adminv3.CertificateDetails
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			return out
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			continue // not a certificate: a dump shows what it can
-		}
+	all, _ := certs.Certificates(b) // a dump shows what it can
+	for _, c := range all {
 		d := &adminv3.CertificateDetails{
 			Path: "<inline>", SerialNumber: c.SerialNumber.Text(16),
 			ValidFrom: timestamppb.New(c.NotBefore), ExpirationTime: timestamppb.New(c.NotAfter),
@@ -73,4 +66,5 @@ func details(b []byte) []*adminv3.CertificateDetails {
 		}
 		out = append(out, d)
 	}
+	return out
 }
