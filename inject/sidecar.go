@@ -314,12 +314,13 @@ func (b *builder) mounts() ([]corev1.VolumeMount, error) {
 	m := []corev1.VolumeMount{
 		{Name: "workload-socket", MountPath: "/var/run/secrets/workload-spiffe-uds"},
 		{Name: "istiod-ca-cert", MountPath: "/var/run/secrets/istio", ReadOnly: true},
+		{Name: "istio-ca-crl", MountPath: "/var/run/secrets/istio/crl", ReadOnly: true},
 		{Name: "istio-token", MountPath: "/var/run/secrets/tokens", ReadOnly: true},
 		{Name: "istio-envoy", MountPath: "/etc/istio/proxy"},
 		{Name: "istio-podinfo", MountPath: "/etc/istio/pod", ReadOnly: true},
 	}
 	if b.proxyless {
-		m = slices.Replace(m, 3, 4, sharedMounts()...)
+		m = slices.Replace(m, 4, 5, sharedMounts()...)
 	}
 	if v := b.ann[annVolumeMount]; v != "" {
 		var own map[string]corev1.VolumeMount
@@ -350,6 +351,8 @@ func (b *builder) volumes(out *corev1.Pod, st *status) error {
 	add(corev1.Volume{Name: "workload-socket", VolumeSource: empty})
 	add(corev1.Volume{Name: "istiod-ca-cert", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "istio-ca-root-cert"}}}})
+	add(corev1.Volume{Name: "istio-ca-crl", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: "istio-ca-crl"}, Optional: ptr.To(true)}}})
 	add(corev1.Volume{Name: "istio-token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
 			Audience: "istio-ca", ExpirationSeconds: ptr.To[int64](43200), Path: "istio-token"}}}}}})
