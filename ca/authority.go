@@ -105,7 +105,8 @@ func New(ctx context.Context, cfg Config) (*Authority, error) {
 		}
 	}
 	set(&cfg.MaxTTL, 24*time.Hour)
-	set(&cfg.DefaultTTL, min(24*time.Hour, cfg.MaxTTL))
+	set(&cfg.DefaultTTL, 24*time.Hour)
+	cfg.DefaultTTL = min(cfg.DefaultTTL, cfg.MaxTTL)
 	set(&cfg.Poll, time.Minute)
 	set(&cfg.AckTimeout, time.Minute)
 	set(&cfg.Grace, 15*time.Second)

@@ -103,15 +103,17 @@ func (c *Cluster) Left(ctx context.Context, rm Removal) ([]Ref, error) {
 	return refs, nil
 }
 
-// ownMade finds what a control plane makes by itself: the root certificate in every namespace and
-// its self-signed CA.
+// ownMade finds what a control plane makes by itself: the root certificate and the revocation
+// lists in every namespace, and its self-signed CA.
 func (c *Cluster) ownMade(ctx context.Context) (refs []Ref, err error) {
-	cms, err := c.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=istio-ca-root-cert"})
-	if err != nil {
-		return nil, fmt.Errorf("listing ConfigMaps istio-ca-root-cert: %w", err)
-	}
-	for _, cm := range cms.Items {
-		refs = append(refs, Ref{"v1", "ConfigMap", cm.Namespace, cm.Name})
+	for _, name := range []string{"istio-ca-root-cert", "istio-ca-crl"} {
+		cms, err := c.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		if err != nil {
+			return nil, fmt.Errorf("listing ConfigMaps %s: %w", name, err)
+		}
+		for _, cm := range cms.Items {
+			refs = append(refs, Ref{"v1", "ConfigMap", cm.Namespace, cm.Name})
+		}
 	}
 	secrets, err := c.Kube.CoreV1().Secrets("").List(ctx, metav1.ListOptions{FieldSelector: "type=istio.io/ca-root"})
 	if err != nil {

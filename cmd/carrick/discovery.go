@@ -43,6 +43,7 @@ type discoveryOptions struct {
 	kubeconfig, cluster, namespace, revision, domain, pod     string
 	logLevel, ctrlzAddr                                       string
 	ctrlzPort                                                 int
+	defaultTTL, maxTTL                                        string // of workloads' certificates, as istiod's variables have them
 }
 
 func discoveryCommand() *cobra.Command {
@@ -79,6 +80,7 @@ func discoveryCommand() *cobra.Command {
 	f.StringVar(&o.revision, "revision", env("REVISION", "default"), "revision of the control plane")
 	f.StringVar(&o.domain, "domain", "cluster.local", "DNS domain of Services")
 	f.StringVar(&o.pod, "pod", env("POD_NAME", hostname()), "name of the own Pod")
+	o.defaultTTL, o.maxTTL = os.Getenv("DEFAULT_WORKLOAD_CERT_TTL"), os.Getenv("MAX_WORKLOAD_CERT_TTL")
 	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log, LEVEL or SCOPE:LEVEL,…: debug, info, warn, error or none")
 	f.StringVar(&o.ctrlzAddr, "ctrlz_address", "127.0.0.1", "address of ControlZ, by which istioctl admin log changes the log's levels")
 	f.IntVar(&o.ctrlzPort, "ctrlz_port", 9876, "port of ControlZ; 0 is none")
@@ -185,28 +187,6 @@ func apiConfig(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("reading kubeconfig %s: %w", kubeconfig, err)
 	}
 	return c, nil
-}
-
-// startCA makes the CA. The API server may not answer yet; it is asked again for a while.
-func (d *discovery) startCA(ctx context.Context, client *kube.Client) (*ca.Authority, error) {
-	give := time.Now().Add(time.Minute)
-	for {
-		a, err := ca.New(ctx, ca.Config{
-			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.scopes.logger("ca"),
-			Report: func(secret string, wrong []string) {
-				d.findings.fromCA(mesh.Key{Cluster: d.options.cluster, Kind: "Secret", Namespace: d.options.namespace, Name: secret}, wrong)
-			},
-		})
-		if err == nil || ctx.Err() != nil || time.Now().After(give) {
-			return a, err
-		}
-		d.log.Warn("the CA cannot start yet", "error", err)
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Second):
-		}
-	}
 }
 
 // supportsNative reports whether init containers with restartPolicy Always are on by default.

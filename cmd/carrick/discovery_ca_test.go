@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,4 +79,25 @@ func TestExpiryEvent(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestLives(t *testing.T) {
+	for _, tt := range []struct {
+		usual, longest         string
+		wantUsual, wantLongest time.Duration
+		told                   bool
+	}{
+		{"", "", 0, 24 * time.Hour, false}, // 0 is the CA's default
+		{"1h", "", time.Hour, 24 * time.Hour, false},
+		{"48h", "", 48 * time.Hour, 48 * time.Hour, false},
+		{"48h", "12h", 48 * time.Hour, 12 * time.Hour, false}, // the CA takes the lesser
+		{"", "2160h", 0, 2160 * time.Hour, false},
+		{"1d", "-1h", 0, 24 * time.Hour, true},
+	} {
+		var log strings.Builder
+		usual, longest := lives(discoveryOptions{defaultTTL: tt.usual, maxTTL: tt.longest}, slog.New(slog.NewTextHandler(&log, nil)))
+		if usual != tt.wantUsual || longest != tt.wantLongest || strings.Contains(log.String(), "MAX_WORKLOAD_CERT_TTL") != tt.told {
+			t.Errorf("%q, %q: %s, %s, log %s", tt.usual, tt.longest, usual, longest, &log)
+		}
+	}
 }
