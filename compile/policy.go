@@ -1,12 +1,7 @@
 package compile
 
 import (
-	"math"
-
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -64,78 +59,6 @@ func subsetsOf(rule *mesh.Rule) []*networking.Subset {
 		subsets = append(subsets, rule.Spec.GetSubsets()...)
 	}
 	return subsets
-}
-
-// noLimit is what Istio sets where Envoy's own defaults would be low.
-func noLimit() *clusterv3.CircuitBreakers_Thresholds {
-	return &clusterv3.CircuitBreakers_Thresholds{
-		MaxConnections: u32(math.MaxUint32), MaxPendingRequests: u32(math.MaxUint32),
-		MaxRequests: u32(math.MaxUint32), MaxRetries: u32(math.MaxUint32),
-	}
-}
-
-func breakers(t *clusterv3.CircuitBreakers_Thresholds) *clusterv3.CircuitBreakers {
-	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
-}
-
-// applyPool writes a connection pool's settings into a cluster and its HTTP options.
-func applyPool(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, pool *networking.ConnectionPoolSettings) {
-	limits := noLimit()
-	c.CircuitBreakers = breakers(limits)
-	if tcp := pool.GetTcp(); tcp != nil {
-		if tcp.MaxConnections > 0 {
-			limits.MaxConnections = u32(uint32(tcp.MaxConnections))
-		}
-		if tcp.ConnectTimeout != nil {
-			c.ConnectTimeout = tcp.ConnectTimeout
-		}
-		if k := tcp.TcpKeepalive; k != nil {
-			c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
-		}
-		if tcp.MaxConnectionDuration != nil {
-			common(http).MaxConnectionDuration = tcp.MaxConnectionDuration
-		}
-	}
-	h := pool.GetHttp()
-	if h == nil {
-		return
-	}
-	if h.Http2MaxRequests > 0 {
-		limits.MaxRequests = u32(uint32(h.Http2MaxRequests))
-	}
-	if h.Http1MaxPendingRequests > 0 {
-		limits.MaxPendingRequests = u32(uint32(h.Http1MaxPendingRequests))
-	}
-	if h.MaxRetries > 0 {
-		limits.MaxRetries = u32(uint32(h.MaxRetries))
-	}
-	if h.MaxRequestsPerConnection > 0 {
-		common(http).MaxRequestsPerConnection = u32(uint32(h.MaxRequestsPerConnection))
-	}
-	if h.IdleTimeout != nil {
-		common(http).IdleTimeout = h.IdleTimeout
-	}
-}
-
-func common(h *httpv3.HttpProtocolOptions) *core.HttpProtocolOptions {
-	if h.CommonHttpProtocolOptions == nil {
-		h.CommonHttpProtocolOptions = &core.HttpProtocolOptions{}
-	}
-	return h.CommonHttpProtocolOptions
-}
-
-func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *core.TcpKeepalive {
-	out := &core.TcpKeepalive{}
-	if k.Probes > 0 {
-		out.KeepaliveProbes = u32(k.Probes)
-	}
-	if s := k.GetTime().GetSeconds(); s > 0 {
-		out.KeepaliveTime = u32(uint32(s))
-	}
-	if s := k.GetInterval().GetSeconds(); s > 0 {
-		out.KeepaliveInterval = u32(uint32(s))
-	}
-	return out
 }
 
 // applyOutlier switches on what the rule names, and nothing else of Envoy's.
@@ -221,44 +144,4 @@ func applyBalancer(c *clusterv3.Cluster, lb *networking.LoadBalancerSettings) {
 	}
 	c.LbPolicy = clusterv3.Cluster_RING_HASH
 	c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{MinimumRingSize: wrapU64(size)}}
-}
-
-// ruleTLS is the transport socket of a rule that says how to do TLS itself (SIMPLE and MUTUAL).
-func ruleTLS(t *networking.ClientTLSSettings, http2 bool) *core.TransportSocket {
-	tls := &tlsv3.CommonTlsContext{TlsParams: nil}
-	if http2 {
-		tls.AlpnProtocols = []string{"h2"}
-	}
-	if t.Mode == networking.ClientTLSSettings_MUTUAL {
-		if t.CredentialName != "" {
-			tls.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{{Name: "kubernetes://" + t.CredentialName, SdsConfig: ads()}}
-		} else {
-			tls.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.ClientCertificate), PrivateKey: file(t.PrivateKey)}}
-		}
-	}
-	validation := &tlsv3.CertificateValidationContext{}
-	for _, name := range t.SubjectAltNames {
-		for _, kind := range []tlsv3.SubjectAltNameMatcher_SanType{tlsv3.SubjectAltNameMatcher_DNS, tlsv3.SubjectAltNameMatcher_URI} {
-			validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames, &tlsv3.SubjectAltNameMatcher{SanType: kind, Matcher: exact(name)})
-		}
-	}
-	switch {
-	case t.CredentialName != "":
-		tls.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{
-			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext:         validation,
-				ValidationContextSdsSecretConfig: &tlsv3.SdsSecretConfig{Name: "kubernetes://" + t.CredentialName + "-cacert", SdsConfig: ads()},
-			},
-		}
-	case t.CaCertificates != "":
-		validation.TrustedCa = file(t.CaCertificates)
-		tls.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: validation}
-	}
-	return &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: toAny(&tlsv3.UpstreamTlsContext{
-		CommonTlsContext: tls, Sni: t.Sni,
-	})}}
-}
-
-func file(path string) *core.DataSource {
-	return &core.DataSource{Specifier: &core.DataSource_Filename{Filename: path}}
 }
