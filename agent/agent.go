@@ -207,6 +207,7 @@ func startEnvoy(life context.Context, g *errgroup.Group, o Options, certs *Certi
 	sockets, closeSockets := context.WithCancel(context.WithoutCancel(life))
 	listening := make(chan struct{})
 	sec := newSecrets(certs, o.Logger)
+	g.Go(func() error { return sec.files.Run(life) })
 	g.Go(func() error {
 		r := &relay{upstream: o.endpoint(o.Config.DiscoveryAddress, certs.Roots), certs: certs, settle: sec.settle, log: o.Logger}
 		return serveSockets(sockets, o.Config.ConfigPath, map[string]*grpc.Server{sdsSocket: sec.server(), xdsSocket: r.server()}, 0o600, func() { close(listening) })

@@ -36,6 +36,7 @@ type builtin struct {
 	stats   *stats.Store
 	boot    *config.Bootstrap
 	certs   *Certificates
+	files   *files
 	address string // of the control plane
 	loops   int
 	started time.Time
@@ -69,11 +70,12 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	}
 	runtime.GOMAXPROCS(loops + 1) // a loop holds on to its processor while it is busy
 	store := stats.NewStore(loops, stats.Local(localWorkload(o.Pod, n.Metadata)))
-	px, err := proxy.New(proxy.Options{Concurrency: loops, Secrets: &workloadSecrets{certs: certs}, Stats: store, Logger: o.Logger})
+	files := newFiles(o.Logger)
+	px, err := proxy.New(proxy.Options{Concurrency: loops, Secrets: &workloadSecrets{certs: certs, files: files}, Stats: store, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("the proxy: %w", err)
 	}
-	e := &builtin{proxy: px, stats: store, boot: boot, certs: certs, address: o.Config.DiscoveryAddress, loops: loops, started: time.Now(), log: o.Logger,
+	e := &builtin{proxy: px, stats: store, boot: boot, certs: certs, files: files, address: o.Config.DiscoveryAddress, loops: loops, started: time.Now(), log: o.Logger,
 		drained: func(f func(context.Context)) { g.Go(func() error { f(life); return nil }) }}
 	if err := e.apply(boot.Static); err != nil { // readiness and metrics are there from the beginning
 		return nil, err
@@ -99,6 +101,7 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 		}), o.Logger)
 	})
 	g.Go(func() error { return px.Run(life) })
+	g.Go(func() error { return files.Run(life) })
 	g.Go(func() error { return client.Run(life) })
 	return e, nil
 }
@@ -149,7 +152,42 @@ func (e *builtin) apply(sources []config.Source) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range fileNames(cfg) { // there is no time to read them during a handshake
+		e.files.Watch(name)
+	}
 	return e.proxy.Apply(cfg)
+}
+
+// fileNames returns the secrets of a configuration that are files of the pod.
+func fileNames(cfg *config.Config) (names []string) {
+	add := func(t *config.TLS) {
+		for _, c := range t.Certificates {
+			if isFile(c.SDS.Name) {
+				names = append(names, c.SDS.Name)
+			}
+		}
+		if v := t.Validation; v != nil && isFile(v.SDS.Name) {
+			names = append(names, v.SDS.Name)
+		}
+	}
+	for _, l := range cfg.Listeners {
+		for _, c := range append(slices.Clip(l.Chains), l.Default) {
+			if c != nil && c.TLS != nil {
+				add(&c.TLS.TLS)
+			}
+		}
+	}
+	for _, c := range cfg.Clusters {
+		if c.TLS != nil {
+			add(&c.TLS.TLS)
+		}
+		for _, m := range c.SocketMatches {
+			if m.TLS != nil {
+				add(&m.TLS.TLS)
+			}
+		}
+	}
+	return names
 }
 
 // Ready wants one complete configuration and every listener of the last one bound.
@@ -265,6 +303,7 @@ func localWorkload(pod Pod, meta map[string]any) stats.Workload {
 // workloadSecrets are the agent's certificate and roots, under the names of SDS.
 type workloadSecrets struct {
 	certs *Certificates
+	files *files
 
 	mu    sync.Mutex
 	from  *Credentials // what roots was made of
@@ -273,6 +312,12 @@ type workloadSecrets struct {
 
 // KeyPair returns the workload's certificate.
 func (s *workloadSecrets) KeyPair(name string) *tls.Certificate {
+	if isFile(name) {
+		if f, _ := s.files.Current(name); f != nil {
+			return f.pair
+		}
+		return nil
+	}
 	cr, _ := s.certs.Current()
 	if cr == nil || name != certificateName {
 		return nil
@@ -282,6 +327,12 @@ func (s *workloadSecrets) KeyPair(name string) *tls.Certificate {
 
 // Roots returns the mesh's roots, the same pointer as long as they are the same.
 func (s *workloadSecrets) Roots(name string) *proxy.Roots {
+	if isFile(name) {
+		if f, _ := s.files.Current(name); f != nil {
+			return f.roots
+		}
+		return nil
+	}
 	cr, _ := s.certs.Current()
 	if cr == nil || name != rootsName {
 		return nil

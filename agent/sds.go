@@ -29,6 +29,7 @@ const (
 type secrets struct {
 	sds.UnimplementedSecretDiscoveryServiceServer
 	certs *Certificates
+	files *files
 	log   *slog.Logger
 
 	mu      sync.Mutex
@@ -38,7 +39,7 @@ type secrets struct {
 }
 
 func newSecrets(certs *Certificates, log *slog.Logger) *secrets {
-	return &secrets{certs: certs, log: log, applied: map[int]string{}, changed: make(chan struct{})}
+	return &secrets{certs: certs, files: newFiles(log), log: log, applied: map[int]string{}, changed: make(chan struct{})}
 }
 
 // update changes applied and tells those who wait.
@@ -142,8 +143,45 @@ func (s *secrets) StreamSecrets(stream sds.SecretDiscoveryService_StreamSecretsS
 				continue // of an earlier response
 			}
 			names = r.ResourceNames
+			if len(names) > 0 && isFile(names[0]) {
+				return s.streamFile(stream, reqs, names[0])
+			}
 			if slices.Contains(names, rootsName) && r.ErrorDetail == nil {
 				s.update(func() { s.applied[id] = roots })
+			}
+		}
+	}
+}
+
+// streamFile serves a secret that is files of the pod. Until they can be read nothing is sent, so what needs
+// them is not in force.
+func (s *secrets) streamFile(stream sds.SecretDiscoveryService_StreamSecretsServer, reqs <-chan *discovery.DiscoveryRequest, name string) error {
+	s.files.Watch(name)
+	sent := ""
+	for nonce := 1; ; {
+		f, changed := s.files.Current(name)
+		if f != nil && f.version != sent {
+			a, err := anypb.New(f.secret(name))
+			if err != nil {
+				return status.Error(codes.Internal, err.Error())
+			}
+			resp := &discovery.DiscoveryResponse{TypeUrl: resource.SecretType, VersionInfo: f.version, Nonce: fmt.Sprint(nonce), Resources: []*anypb.Any{a}}
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
+			sent = f.version
+			nonce++
+		}
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-changed:
+		case r, ok := <-reqs:
+			if !ok {
+				return nil
+			}
+			if r.ErrorDetail != nil {
+				s.log.Warn("the proxy refused a secret", "secret", name, "error", r.ErrorDetail.Message)
 			}
 		}
 	}

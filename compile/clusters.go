@@ -12,6 +12,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -24,7 +25,7 @@ type clusterRow struct {
 	accounts *mesh.Accounts
 	choice
 	networks string // of the endpoints, sorted, joined by commas
-	tls      bool   // of headless services only: all endpoints take mutual TLS
+	tls      bool   // where clients connect to the endpoints' own addresses: all of these take mutual TLS
 }
 
 // clusterView is what of a proxy its clusters depend on.
@@ -44,6 +45,15 @@ type clusterSettings struct {
 	autoTLS bool
 	upgrade bool   // HTTP/1.1 of ports named http becomes HTTP/2, where no rule says otherwise
 	trust   string // trust domains, the own one first, joined by commas
+
+	policy     *meshconfig.MeshConfig_DefaultTrafficPolicy // of rules that say nothing; nil for none
+	prefer     *networking.LocalityLoadBalancerSetting
+	keepalive  *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive
+	dnsRefresh time.Duration                    // 0 for the proxy's default
+	tls        *meshconfig.MeshConfig_TLSConfig // of all TLS but that between workloads
+	meshTLS    *meshconfig.MeshConfig_TLSConfig // of TLS between workloads
+
+	inboundStats, outboundStats string // patterns; "" for the cluster's name
 }
 
 func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
@@ -57,7 +67,9 @@ func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
 		}
 	}
 	slices.Sort(networks)
-	return clusterRow{h.Service, h.Accounts, choiceOf(h, client), strings.Join(networks, ","), headless(h.Service) && allTLS(h.Endpoints)}, true
+	rules := choiceOf(h, client)
+	direct := headless(h.Service) || rules.any(func(x *mesh.Rule) bool { return anyPolicy(x, passesThrough) })
+	return clusterRow{h.Service, h.Accounts, rules, strings.Join(networks, ","), direct && allTLS(h.Endpoints)}, true
 }
 
 func headless(s *mesh.HostService) bool {
@@ -73,7 +85,16 @@ func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
 }
 
 func clusterSettingsOf(c *mesh.Config) clusterSettings {
-	return clusterSettings{c.ConnectTimeout, c.AutoMTLS, c.UpgradeHTTP, trustOf(c)}
+	return clusterSettings{
+		timeout: c.ConnectTimeout, autoTLS: c.AutoMTLS, upgrade: c.UpgradeHTTP, trust: trustOf(c),
+		policy: c.DefaultPolicy, prefer: c.LocalityLB, keepalive: c.Keepalive, dnsRefresh: c.Spec.GetDnsRefreshRate().AsDuration(),
+		tls: c.TLSDefaults, meshTLS: c.MeshTLS, inboundStats: c.Spec.GetInboundClusterStatName(), outboundStats: c.Spec.GetOutboundClusterStatName(),
+	}
+}
+
+// passesThrough reports whether a policy says that connections go where the client was going.
+func passesThrough(p *networking.TrafficPolicy) bool {
+	return p.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
 }
 
 func trustOf(c *mesh.Config) string {
@@ -141,15 +162,18 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 		return r.grpcCluster(v, name, p, subset)
 	}
 	c := r.edsCluster(v, name, p, subset)
-	policy := policyFor(r.rule, subset, p.Number)
+	c.AltStatName = statName(v.settings.outboundStats, statOf{
+		host: r.svc.Host, service: r.svc.Name, namespace: r.svc.Namespace, port: p.Number, portName: p.Name, subset: subset.GetName(),
+	})
+	policy := withDefaults(policyFor(r.rule, subset, p.Number), v.settings.policy)
 	http := &httpv3.HttpProtocolOptions{}
-	applyPool(c, http, policy.GetConnectionPool())
+	applyPool(c, http, policy)
 	applyOutlier(c, policy.GetOutlierDetection())
 	applyBalancer(c, policy.GetLoadBalancer())
-	r.locality(c, policy)
+	r.locality(c, v, policy)
 	switch {
 	case part.Type == mesh.ExternalName:
-		dnsCluster(c, part.ExternalName, p)
+		dnsCluster(c, part.ExternalName, p, v.settings.dnsRefresh)
 	case part.Headless && !v.router:
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST}
 		c.LbPolicy, c.EdsClusterConfig, c.LbConfig = clusterv3.Cluster_CLUSTER_PROVIDED, nil, nil
@@ -157,19 +181,23 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 	if r.wide(v) {
 		keepWideAlive(c)
 	}
-	http2 := p.Protocol().IsHTTP2() || upgrades(p.Protocol(), policy.GetConnectionPool().GetHttp(), v.settings.upgrade)
+	pool := policy.GetConnectionPool().GetHttp()
+	http2 := p.Protocol().IsHTTP2() || upgrades(p.Protocol(), pool, v.settings.upgrade)
 	r.secure(c, v, p, subset, policy.GetTls(), http2)
+	if c.TransportSocket != nil {
+		verifyByName(http, policy.GetTls())
+	}
 	proto := p.Protocol()
 	if proto == mesh.Auto && v.router {
 		proto = mesh.TCP // a gateway does not look into what it forwards: its routes say what it is
 	}
-	setProtocol(c, http, proto, http2, policy.GetConnectionPool().GetHttp().GetUseClientProtocol())
+	setProtocol(c, http, upstreamHTTP{proto, http2, pool.GetUseClientProtocol(), http2Options(pool)})
 	return c
 }
 
 // edsCluster returns a cluster whose endpoints come by EDS under its own name, with what all have.
 func (r clusterRow) edsCluster(v clusterView, name string, p mesh.ServicePort, subset *networking.Subset) *clusterv3.Cluster {
-	return &clusterv3.Cluster{
+	c := &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: name},
@@ -179,17 +207,19 @@ func (r clusterRow) edsCluster(v clusterView, name string, p mesh.ServicePort, s
 		CircuitBreakers:      breakers(noLimit()),
 		Metadata:             r.metadata(subset),
 	}
+	keepAlive(c, v.settings.keepalive)
+	return c
 }
 
 // sniCluster is what the chains of a gateway between networks lead to: connections that are passed
 // through as they are.
 func (r clusterRow) sniCluster(v clusterView, part *mesh.Service, p mesh.ServicePort, subset *networking.Subset) *clusterv3.Cluster {
 	c := r.edsCluster(v, sniName(p.Number, subset.GetName(), r.svc.Host), p, subset)
-	policy := policyFor(r.rule, subset, p.Number)
-	applyPool(c, &httpv3.HttpProtocolOptions{}, policy.GetConnectionPool())
+	policy := withDefaults(policyFor(r.rule, subset, p.Number), v.settings.policy)
+	applyPool(c, &httpv3.HttpProtocolOptions{}, policy)
 	applyOutlier(c, policy.GetOutlierDetection())
 	applyBalancer(c, policy.GetLoadBalancer())
-	r.locality(c, policy)
+	r.locality(c, v, policy)
 	return c
 }
 
@@ -223,16 +253,19 @@ func keepWideAlive(c *clusterv3.Cluster) {
 }
 
 // locality makes the weights of localities count where endpoints are ordered by locality.
-func (r clusterRow) locality(c *clusterv3.Cluster, policy *networking.TrafficPolicy) {
-	if prefersLocality(policy) {
+func (r clusterRow) locality(c *clusterv3.Cluster, v clusterView, policy *networking.TrafficPolicy) {
+	if x := preferenceOf(policy, v.settings.prefer); x.any() && !x.regions {
 		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		}
 	}
 }
 
-func dnsCluster(c *clusterv3.Cluster, host string, p mesh.ServicePort) {
+func dnsCluster(c *clusterv3.Cluster, host string, p mesh.ServicePort, refresh time.Duration) {
 	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+	if refresh > 0 {
+		c.DnsRefreshRate = span(refresh)
+	}
 	c.EdsClusterConfig = nil
 	c.DnsLookupFamily = clusterv3.Cluster_V4_PREFERRED
 	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
@@ -263,12 +296,15 @@ func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePo
 			if tls.Sni != "" {
 				sni = tls.Sni
 			}
+			if len(tls.SubjectAltNames) > 0 {
+				peers = anySAN(tls.SubjectAltNames)
+			}
 			c.TransportSocket = clientTLS(sni, alpn, peers)
 		default:
 			if tls.CredentialName != "" && !v.router {
 				return // a sidecar may not read Secrets, and would wait for this one: plaintext, as in Istio
 			}
-			c.TransportSocket = ruleTLS(tls, http2)
+			c.TransportSocket = ruleTLS(tls, http2, v.settings.tls)
 		}
 		return
 	}
@@ -290,6 +326,9 @@ func (r clusterRow) secure(c *clusterv3.Cluster, v clusterView, p mesh.ServicePo
 // upgrades reports whether HTTP/1.1 requests become HTTP/2 on their way to a port: as its rule says or, if
 // it says nothing and the port is named http, as the mesh does.
 func upgrades(p mesh.Protocol, rule *networking.ConnectionPoolSettings_HTTPSettings, byDefault bool) bool {
+	if rule.GetUseClientProtocol() {
+		return false
+	}
 	switch rule.GetH2UpgradePolicy() {
 	case networking.ConnectionPoolSettings_HTTPSettings_UPGRADE:
 		return p == mesh.HTTP || p == mesh.Auto
@@ -301,21 +340,29 @@ func upgrades(p mesh.Protocol, rule *networking.ConnectionPoolSettings_HTTPSetti
 
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
+// upstreamHTTP is which HTTP an upstream speaks.
+type upstreamHTTP struct {
+	protocol mesh.Protocol
+	http2    bool // whatever protocol says
+	asClient bool // the same as the client
+	options  *core.Http2ProtocolOptions
+}
+
 // setProtocol says which HTTP the upstream speaks: what the port's protocol says, or what the client does
 // where the protocol is looked for in the first bytes.
-func setProtocol(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, p mesh.Protocol, http2, asClient bool) {
+func setProtocol(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, u upstreamHTTP) {
 	switch {
-	case p == mesh.Auto && !http2 || asClient:
+	case u.protocol == mesh.Auto && !u.http2 || u.asClient:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-				HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{},
+				HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: u.options,
 			},
 		}
-	case http2:
+	case u.http2:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &core.Http2ProtocolOptions{}},
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: u.options},
 		}}
-	case http.CommonHttpProtocolOptions != nil:
+	case http.CommonHttpProtocolOptions != nil || http.UpstreamHttpProtocolOptions != nil:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}},
 		}}
@@ -343,7 +390,7 @@ func originalDst(name string, v clusterSettings, bind *core.BindConfig, asClient
 	}
 	if asClient {
 		http := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &core.HttpProtocolOptions{IdleTimeout: seconds(300)}}
-		setProtocol(c, http, mesh.Auto, false, true)
+		setProtocol(c, http, upstreamHTTP{asClient: true, options: &core.Http2ProtocolOptions{}})
 	}
 	return c
 }

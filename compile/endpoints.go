@@ -8,6 +8,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/structpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -31,7 +32,8 @@ type endpointView struct {
 	locality mesh.Locality
 	families Family
 	networks *mesh.Networks
-	prefer   *networking.LocalityLoadBalancerSetting // MeshConfig's
+	prefer   *networking.LocalityLoadBalancerSetting     // MeshConfig's
+	policy   *meshconfig.MeshConfig_DefaultTrafficPolicy // of rules that say nothing; nil for none
 	autoTLS  bool
 	sni      bool
 	wide     bool // reaches other networks: all do but gRPC clients that send no server names
@@ -47,7 +49,7 @@ func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
 // placesEndpoints reports whether a rule says anything that endpoints depend on.
 func placesEndpoints(r *mesh.Rule) bool {
 	says := func(tls *networking.ClientTLSSettings, o *networking.OutlierDetection, lb *networking.LoadBalancerSettings) bool {
-		return tls != nil || o != nil || lb.GetLocalityLbSetting() != nil || lb.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
+		return tls != nil || o != nil || lb.GetLocalityLbSetting() != nil || lb.GetZoneAwareLbSetting() != nil || lb.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH
 	}
 	p := r.Spec.GetTrafficPolicy()
 	return len(r.Spec.GetSubsets()) > 0 || says(p.GetTls(), p.GetOutlierDetection(), p.GetLoadBalancer()) ||
@@ -59,21 +61,36 @@ func placesEndpoints(r *mesh.Rule) bool {
 func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 	return endpointView{
 		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, p.View, p.Locality, p.Families,
-		s.Networks(), s.Config().LocalityLB, s.Config().AutoMTLS, w.passthrough != "",
+		s.Networks(), s.Config().LocalityLB, s.Config().DefaultPolicy, s.Config().AutoMTLS, w.passthrough != "",
 		p.Dialect != GRPC || p.SNI,
 	}
 }
 
 func (r endpointRow) need() need {
-	locality := r.any(func(rule *mesh.Rule) bool {
-		return slices.ContainsFunc(subsetsOf(rule), func(subset *networking.Subset) bool {
-			return slices.ContainsFunc(r.svc.Parts[0].Ports, func(p mesh.ServicePort) bool { return prefersLocality(policyFor(rule, subset, p.Number)) })
+	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc), labels: r.labels()}
+	r.any(func(rule *mesh.Rule) bool {
+		return anyPolicy(rule, func(p *networking.TrafficPolicy) bool {
+			x := preferenceOf(p, nil)
+			n.locality = n.locality || x.any()
+			n.cluster = n.cluster || slices.Contains(x.labels, clusterLabel)
+			n.labels = union(n.labels, sortedSet(strings.Join(x.keys(), ",")))
+			return false
 		})
 	})
-	return need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc), locality: locality, labels: r.labels()}
+	return n
 }
 
+const clusterLabel = "topology.istio.io/cluster"
+
 func (v endpointView) narrow(n need) endpointView {
+	// What MeshConfig has all services prefer, all need.
+	mine := preferenceOf(&networking.TrafficPolicy{OutlierDetection: v.policy.GetOutlierDetection()}, v.prefer)
+	if n.locality { // its rule may have outlier detection
+		mine = preferenceOf(&networking.TrafficPolicy{OutlierDetection: &networking.OutlierDetection{}}, v.prefer)
+	}
+	n.locality = n.locality || mine.any()
+	n.cluster = n.cluster || slices.Contains(mine.labels, clusterLabel)
+	n.labels = union(n.labels, sortedSet(strings.Join(mine.keys(), ",")))
 	if !n.cluster {
 		v.cluster = ""
 	}
@@ -98,7 +115,7 @@ func buildEndpoints(r endpointRow, v endpointView) (m made) {
 			continue
 		}
 		for _, subset := range subsetsOf(r.rule) {
-			policy := policyFor(r.rule, subset, p.Number)
+			policy := withDefaults(policyFor(r.rule, subset, p.Number), v.policy)
 			if policy.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
 				continue
 			}
@@ -120,13 +137,19 @@ type remote struct {
 	weight   uint32
 	cluster  string // "" if several
 	locality mesh.Locality
+	tier     uint32 // of the least preferred: a gateway can be listed once only
 }
 
 // localities returns the endpoints of one port and subset as a proxy sees them: those of its own network
 // by their addresses, and for each other network its gateways, with the weight of what is behind them.
 // Where connections are passed through by SNI only endpoints that take mutual TLS are of use.
 func (r endpointRow) localities(v endpointView, port uint16, subset *networking.Subset, policy *networking.TrafficPolicy, onlyTLS bool) []*endpointv3.LocalityLbEndpoints {
-	byLocality := map[mesh.Locality][]*endpointv3.LbEndpoint{}
+	// group is endpoints of one locality that a proxy prefers alike.
+	type group struct {
+		mesh.Locality
+		tier uint32
+	}
+	groups, preferred := map[group][]*endpointv3.LbEndpoint{}, preferenceOf(policy, v.prefer)
 	remotes := map[string]*remote{}
 	scale := uint32(1)
 	if v.wide {
@@ -140,20 +163,22 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 		}
 		if e.Network != v.network {
 			if e.TLS && v.wide && r.encrypts(v, policy.GetTls()) {
-				count(remotes, e)
+				count(remotes, e, preferred.tier(v, e.Label))
 			}
 			continue
 		}
 		if ip := address(e, v.families); ip != "" {
-			byLocality[e.Locality] = append(byLocality[e.Locality], podEndpoint(e, ip, scale))
+			g := group{e.Locality, preferred.tier(v, e.Label)}
+			groups[g] = append(groups[g], podEndpoint(e, ip, scale))
 		}
 	}
 	for _, network := range sortedKeys(remotes) {
 		x := remotes[network]
-		byLocality[x.locality] = append(byLocality[x.locality], gatewayEndpoints(v, network, x, scale)...)
+		g := group{x.locality, x.tier}
+		groups[g] = append(groups[g], gatewayEndpoints(v, network, x, scale)...)
 	}
-	out := make([]*endpointv3.LocalityLbEndpoints, 0, len(byLocality))
-	for l, eps := range byLocality {
+	out := make([]*endpointv3.LocalityLbEndpoints, 0, len(groups))
+	for g, eps := range groups {
 		if len(eps) == 0 {
 			continue
 		}
@@ -162,15 +187,15 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 			weight += e.LoadBalancingWeight.Value
 		}
 		out = append(out, &endpointv3.LocalityLbEndpoints{
-			Locality:    &core.Locality{Region: l.Region, Zone: l.Zone, SubZone: l.Subzone},
-			LbEndpoints: eps, LoadBalancingWeight: u32(weight),
+			Locality:    &core.Locality{Region: g.Region, Zone: g.Zone, SubZone: g.Subzone},
+			LbEndpoints: eps, LoadBalancingWeight: u32(weight), Priority: g.tier,
 		})
 	}
 	slices.SortFunc(out, func(a, b *endpointv3.LocalityLbEndpoints) int {
 		x, y := a.Locality, b.Locality
-		return cmp.Or(strings.Compare(x.Region, y.Region), strings.Compare(x.Zone, y.Zone), strings.Compare(x.SubZone, y.SubZone))
+		return cmp.Or(strings.Compare(x.Region, y.Region), strings.Compare(x.Zone, y.Zone), strings.Compare(x.SubZone, y.SubZone), cmp.Compare(a.Priority, b.Priority))
 	})
-	return prefer(out, v, policy)
+	return preferred.order(out, v)
 }
 
 func (r endpointRow) sees(v endpointView, e *mesh.Endpoint) bool {
@@ -209,13 +234,14 @@ func address(e *mesh.Endpoint, f Family) string {
 	return ""
 }
 
-func count(remotes map[string]*remote, e *mesh.Endpoint) {
+func count(remotes map[string]*remote, e *mesh.Endpoint, tier uint32) {
 	x := remotes[e.Network]
 	if x == nil {
-		remotes[e.Network] = &remote{1, e.Cluster, e.Locality}
+		remotes[e.Network] = &remote{1, e.Cluster, e.Locality, tier}
 		return
 	}
 	x.weight++
+	x.tier = max(x.tier, tier)
 	if x.cluster != e.Cluster {
 		x.cluster = ""
 	}

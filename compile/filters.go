@@ -25,11 +25,15 @@ import (
 type httpSettings struct {
 	log       logSettings
 	normalize meshconfig.MeshConfig_ProxyPathNormalization_NormalizationType
-	detect    int64 // protocolDetectionTimeout, ns; 0 waits for ever
+	detect    int64                                       // protocolDetectionTimeout, ns; 0 waits for ever
+	policy    *meshconfig.MeshConfig_DefaultTrafficPolicy // of rules that say nothing; nil for none
 }
 
 func httpSettingsOf(c *mesh.Config) httpSettings {
-	return httpSettings{logSettingsOf(c), c.Spec.GetPathNormalization().GetNormalization(), c.Spec.GetProtocolDetectionTimeout().AsDuration().Nanoseconds()}
+	return httpSettings{
+		logSettingsOf(c), c.Spec.GetPathNormalization().GetNormalization(), c.Spec.GetProtocolDetectionTimeout().AsDuration().Nanoseconds(),
+		c.DefaultPolicy,
+	}
 }
 
 func httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
@@ -99,7 +103,14 @@ type weighted struct {
 
 // tcp returns the filter that proxies connections as they are.
 func (s httpSettings) tcp(statPrefix string, to ...weighted) []*listenerv3.Filter {
-	t := &tcpproxy.TcpProxy{StatPrefix: statPrefix, AccessLog: s.log.accessLogs(false)}
+	return s.tcpWithin(connectionLimits{}, statPrefix, to...)
+}
+
+// tcpWithin is tcp for connections that have limits.
+func (s httpSettings) tcpWithin(l connectionLimits, statPrefix string, to ...weighted) []*listenerv3.Filter {
+	t := &tcpproxy.TcpProxy{
+		StatPrefix: statPrefix, AccessLog: s.log.accessLogs(false), IdleTimeout: l.idle, MaxDownstreamConnectionDuration: l.most,
+	}
 	if len(to) == 1 {
 		t.ClusterSpecifier = &tcpproxy.TcpProxy_Cluster{Cluster: to[0].cluster}
 	} else {

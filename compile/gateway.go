@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -39,7 +41,7 @@ type binding struct {
 	*mesh.VirtualService
 	hosts   []string // of its own, that the server serves
 	targets map[string]*mesh.HostService
-	rules   map[string]*mesh.Rule // that hash requests, by host
+	rules   map[string]*mesh.Rule // that hash requests or limit connections, by host
 	resolve func(host string) string
 }
 
@@ -70,7 +72,9 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 				}
 			}
 			g.servers = append(g.servers, srv)
-			g.addSecrets(s, p, x.GetTls().GetCredentialName())
+			for _, name := range serverCredentials(x.GetTls()) {
+				g.addSecrets(s, p, name)
+			}
 		}
 	}
 	g.labels = pick(p.Labels, named)
@@ -103,7 +107,7 @@ func CredentialNamespaces(s *mesh.Snapshot) []string {
 		calls = calls || len(ruleCredentials(r.Spec)) > 0
 	}
 	for g := range s.Gateways().All() {
-		named := calls || slices.ContainsFunc(g.Spec.GetServers(), func(x *networking.Server) bool { return x.GetTls().GetCredentialName() != "" })
+		named := calls || slices.ContainsFunc(g.Spec.GetServers(), func(x *networking.Server) bool { return len(serverCredentials(x.GetTls())) > 0 })
 		if named && !slices.ContainsFunc(selectors, func(m map[string]string) bool { return maps.Equal(m, g.Spec.GetSelector()) }) {
 			selectors = append(selectors, g.Spec.GetSelector())
 		}
@@ -140,6 +144,7 @@ func (g *gateway) addSecrets(s *mesh.Snapshot, p Proxy, name string) {
 	if name == "" || p.Cluster != s.Local() {
 		return
 	}
+	name = strings.TrimPrefix(name, secretScheme)
 	for _, n := range []string{name, name + "-cacert"} {
 		if c := s.Credential(g.namespace, n); c != nil && !slices.Contains(g.secrets, c) {
 			g.secrets = append(g.secrets, c)
@@ -173,7 +178,7 @@ func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, p Proxy) *bin
 			continue
 		}
 		b.targets[host] = h.Service
-		if r := choiceOf(h, p.Namespace).of(p.Labels).rule; r != nil && hashes(r) {
+		if r := choiceOf(h, p.Namespace).of(p.Labels).rule; r != nil && (hashes(r) || anyPolicy(r, limitsTCP)) {
 			b.rules[host] = r
 		}
 	}
@@ -246,6 +251,36 @@ func (s *server) patterns() (hosts []string) {
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
+}
+
+// listenAddress is where a gateway listens: on one of its addresses, or on all.
+type listenAddress struct {
+	ip   string // "" for all
+	port uint16
+}
+
+func (s *server) listenAddress() listenAddress {
+	if ip := s.GetBind(); ip != "0.0.0.0" && ip != "::" {
+		return listenAddress{ip, s.bind}
+	}
+	return listenAddress{port: s.bind}
+}
+
+// on returns the name and the addresses of the listener.
+func (a listenAddress) on(f Family) (name string, first *core.Address, more []*listenerv3.AdditionalAddress) {
+	if a.ip == "" {
+		return listenOn(f, a.port)
+	}
+	return a.ip + "_" + strconv.Itoa(int(a.port)), socketAddress(a.ip, uint32(a.port)), nil
+}
+
+// routeName is the name of the route table of the servers without TLS.
+func (a listenAddress) routeName() string {
+	name := "http." + strconv.Itoa(int(a.port))
+	if a.ip != "" {
+		name += "." + a.ip
+	}
+	return name
 }
 
 // passthrough returns workload.passthrough of a gateway.

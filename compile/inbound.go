@@ -7,12 +7,15 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
@@ -22,6 +25,7 @@ import (
 type sidecar struct {
 	families Family
 	allowAny bool
+	loopback bool // applications listen there, whatever their clients connected to
 	http     httpSettings
 	settings clusterSettings
 	mode     mesh.MTLS // of ports that are not in ports
@@ -35,6 +39,8 @@ type inboundPort struct {
 	mode                     mesh.MTLS
 	host, namespace, service string // "" if no service leads to it, but a policy names it
 	servicePort              uint16
+	portName                 string
+	pool                     string // encoded ConnectionPoolSettings of the service's rule
 }
 
 // target is a port of a workload and the first Service that leads to it.
@@ -62,14 +68,18 @@ func targets(s *mesh.Snapshot, p Proxy) (all []target) {
 
 func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
 	c := s.Config()
-	r := sidecar{families: p.Families, allowAny: c.AllowAny, http: httpSettingsOf(c), settings: clusterSettingsOf(c)}
+	r := sidecar{families: p.Families, allowAny: c.AllowAny, loopback: c.InboundLoopback, http: httpSettingsOf(c), settings: clusterSettingsOf(c)}
 	mode, modes := s.Policies().Modes(p.Namespace, labelMap(p.Labels))
 	r.mode = mode
 	seen := map[uint16]bool{}
 	for _, t := range targets(s, p) {
 		n, svc := t.port, t.service
 		seen[n] = true
-		r.ports = append(r.ports, inboundPort{n, t.of.Protocol(), modeOn(n, mode, modes), s.HostName(svc.Namespace, svc.Name), svc.Namespace, svc.Name, t.of.Number})
+		host := s.HostName(svc.Namespace, svc.Name)
+		r.ports = append(r.ports, inboundPort{
+			n, t.of.Protocol(), modeOn(n, mode, modes), host, svc.Namespace, svc.Name, t.of.Number, t.of.Name,
+			inboundPool(s, p, host, t.of.Number),
+		})
 	}
 	for n, m := range modes {
 		if !seen[n] && m != mode {
@@ -80,6 +90,20 @@ func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
 	return r
 }
 
+// inboundPool returns what the rule of a service says of connections to one of its ports, for they are
+// limited on the server's side as well as on the client's. It is encoded, so that equal content is equal.
+func inboundPool(s *mesh.Snapshot, p Proxy, host string, port uint16) string {
+	var rule *mesh.Rule
+	if h := s.Host(host); h != nil && h.Service != nil {
+		rule = choiceOf(h, p.Namespace).of(p.Labels).rule
+	}
+	pool := withDefaults(policyFor(rule, nil, port), s.Config().DefaultPolicy).GetConnectionPool()
+	if pool == nil {
+		return ""
+	}
+	return string(encode(pool))
+}
+
 func modeOn(port uint16, mode mesh.MTLS, ports map[uint16]mesh.MTLS) mesh.MTLS {
 	if m, ok := ports[port]; ok {
 		return m
@@ -88,7 +112,7 @@ func modeOn(port uint16, mode mesh.MTLS, ports map[uint16]mesh.MTLS) mesh.MTLS {
 }
 
 func (r sidecar) build() *workload {
-	w := &workload{}
+	w := &workload{from: r}
 	bind := r.bind()
 	clusters := []*resource.Resource{blackHoleCluster(r.settings)}
 	for _, c := range []*clusterv3.Cluster{originalDst(passthrough, r.settings, nil, true), originalDst(inboundPassthrough, r.settings, bind, true)} {
@@ -126,13 +150,40 @@ func (r sidecar) bind() *core.BindConfig {
 
 func (r sidecar) cluster(p inboundPort, bind *core.BindConfig) *clusterv3.Cluster {
 	c := originalDst(inboundName(p.port), r.settings, bind, false)
-	c.CleanupInterval = seconds(9223372035) // the longest there is: an application's address does not age
+	if r.loopback {
+		toLoopback(c, r.families, p.port)
+	} else {
+		c.CleanupInterval = seconds(9223372035) // the longest there is: an application's address does not age
+	}
+	c.AltStatName = statName(r.settings.inboundStats, statOf{
+		host: p.host, service: p.service, namespace: p.namespace, port: p.servicePort, portName: p.portName, target: p.port,
+	})
 	c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 	c.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
 		"istio": fields("services", listOf(structOf("host", text(p.host), "name", text(p.service), "namespace", text(p.namespace)))),
 	}}
-	setProtocol(c, &httpv3.HttpProtocolOptions{}, p.protocol, p.protocol.IsHTTP2(), false)
+	http := &httpv3.HttpProtocolOptions{}
+	keepAlive(c, r.settings.keepalive)
+	pool := &networking.ConnectionPoolSettings{}
+	_ = proto.Unmarshal([]byte(p.pool), pool) // inboundPool has encoded it
+	applyPool(c, http, &networking.TrafficPolicy{ConnectionPool: pool})
+	setProtocol(c, http, upstreamHTTP{p.protocol, p.protocol.IsHTTP2(), pool.GetHttp().GetUseClientProtocol(), http2Options(pool.GetHttp())})
 	return c
+}
+
+// toLoopback makes a cluster lead to a port of the loopback address.
+func toLoopback(c *clusterv3.Cluster, f Family, port uint16) {
+	ip := "127.0.0.1"
+	if f == IPv6 {
+		ip = "::1"
+	}
+	c.ClusterDiscoveryType, c.LbPolicy = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}, clusterv3.Cluster_ROUND_ROBIN
+	c.UpstreamBindConfig = nil
+	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+		LbEndpoints: []*endpointv3.LbEndpoint{{
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(ip, uint32(port))}},
+		}},
+	}}}
 }
 
 // listener takes all redirected connections to the workload.
@@ -233,7 +284,7 @@ func (r sidecar) chain(p inboundPort, http, terminate bool, match *listenerv3.Fi
 		if !http {
 			alpn = nil
 		}
-		c.TransportSocket = serverTLS(alpn, r.settings.trust)
+		c.TransportSocket = serverTLS(alpn, r.settings)
 	}
 	return c
 }

@@ -9,7 +9,6 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -21,13 +20,14 @@ import (
 func (g *gateway) build() *workload {
 	w := &workload{from: g, passthrough: g.passthrough()}
 	w.clusters = partOf([]*resource.Resource{blackHoleCluster(g.settings)})
-	byPort := map[uint16][]*server{}
+	byAddress := map[listenAddress][]*server{}
 	for _, s := range g.servers {
-		byPort[s.bind] = append(byPort[s.bind], s)
+		a := s.listenAddress()
+		byAddress[a] = append(byAddress[a], s)
 	}
 	var listeners, routes []*resource.Resource
-	for port, servers := range byPort {
-		l, tables := g.listener(port, servers)
+	for at, servers := range byAddress {
+		l, tables := g.listener(at, servers)
 		if l == nil {
 			continue
 		}
@@ -41,13 +41,13 @@ func (g *gateway) build() *workload {
 	return w
 }
 
-// listener returns the listener of one port and the route tables that it asks for, or nil if the port only
+// listener returns the listener of one address and the route tables that it asks for, or nil if the port only
 // passes through.
-func (g *gateway) listener(port uint16, servers []*server) (*listenerv3.Listener, []*routev3.RouteConfiguration) {
+func (g *gateway) listener(at listenAddress, servers []*server) (*listenerv3.Listener, []*routev3.RouteConfiguration) {
 	if slices.ContainsFunc(servers, (*server).isPassthrough) {
 		return nil, nil // the listener is the aggregate of all that is exposed
 	}
-	name, a, more := listenOn(g.families, port)
+	name, a, more := at.on(g.families)
 	l := &listenerv3.Listener{
 		Name: name, Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
 		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: g.http.log.accessLogs(true),
@@ -65,19 +65,19 @@ func (g *gateway) listener(port uint16, servers []*server) (*listenerv3.Listener
 				tables = append(tables, g.table(s.routeName(), []*server{s}))
 			}
 		case proto.IsTLS() && terminates(s.GetTls()):
-			if to, ok := g.tcpRoute(s); ok {
-				chains.add(s.serverNames(), g.http.tcp(to[0].cluster, to...), g.downstreamTLS(s.GetTls(), false))
+			if to, limits, ok := g.tcpRoute(s); ok {
+				chains.add(s.serverNames(), g.http.tcpWithin(limits, to[0].cluster, to...), g.downstreamTLS(s.GetTls(), false))
 			}
 		case proto.IsTLS():
 			g.sniChains(&chains, s)
 		default:
-			if to, ok := g.tcpRoute(s); ok {
-				chains.add(nil, g.http.tcp(to[0].cluster, to...), nil)
+			if to, limits, ok := g.tcpRoute(s); ok {
+				chains.add(nil, g.http.tcpWithin(limits, to[0].cluster, to...), nil)
 			}
 		}
 	}
 	if len(plain) > 0 {
-		table := g.table("http."+strconv.Itoa(int(port)), plain)
+		table := g.table(at.routeName(), plain)
 		if chains.add(nil, httpChain(g.connectionManager(name, table.Name)), nil) {
 			tables = append(tables, table)
 		}
@@ -219,8 +219,8 @@ func (g *gateway) routes(s *server, b *binding) []*routev3.Route {
 	return t.routes()
 }
 
-// tcpRoute returns where the VirtualServices of a server send connections.
-func (g *gateway) tcpRoute(s *server) ([]weighted, bool) {
+// tcpRoute returns where the VirtualServices of a server send connections, and within which limits.
+func (g *gateway) tcpRoute(s *server) ([]weighted, connectionLimits, bool) {
 	for _, b := range s.services {
 		for _, r := range b.Spec.GetTcp() {
 			if len(r.GetMatch()) > 0 && !slices.ContainsFunc(r.GetMatch(), func(m *networking.L4MatchAttributes) bool {
@@ -229,11 +229,27 @@ func (g *gateway) tcpRoute(s *server) ([]weighted, bool) {
 				continue
 			}
 			if to := b.spread(r.GetRoute(), s); len(to) > 0 {
-				return to, true
+				return to, g.limits(b, r.GetRoute(), s), true
 			}
 		}
 	}
-	return nil, false
+	return nil, connectionLimits{}, false
+}
+
+// limits returns the limits that the rule of the first destination, or MeshConfig, has for connections.
+func (g *gateway) limits(b *binding, routes []*networking.RouteDestination, s *server) connectionLimits {
+	d := routes[0].GetDestination()
+	port := s.GetPort().GetNumber()
+	if n := d.GetPort().GetNumber(); n != 0 {
+		port = n
+	}
+	rule := b.rules[b.resolve(d.GetHost())]
+	for _, subset := range subsetsOf(rule) {
+		if subset.GetName() == d.GetSubset() {
+			return connectionLimitsOf(withDefaults(policyFor(rule, subset, uint16(port)), g.settings.policy))
+		}
+	}
+	return connectionLimitsOf(withDefaults(nil, g.settings.policy))
 }
 
 // named reports whether a match is for the server's gateway.
@@ -268,13 +284,14 @@ func (g *gateway) sniChains(chains *chainSet, s *server) {
 					names = nil
 				}
 				if to := b.spread(r.GetRoute(), s); len(to) > 0 {
-					chains.addSNI(names, g.http.tcp(to[0].cluster, to...))
+					chains.addSNI(names, g.http.tcpWithin(g.limits(b, r.GetRoute(), s), to[0].cluster, to...))
 				}
 			}
 		}
 		if len(b.Spec.GetTls()) == 0 { // TCP routes, whatever the name
-			if to, ok := g.tcpRoute(&server{Server: s.Server, gateway: s.gateway, bind: s.bind, services: []*binding{b}}); ok {
-				chains.addSNI(s.serverNames(), g.http.tcp(to[0].cluster, to...))
+			only := &server{Server: s.Server, gateway: s.gateway, bind: s.bind, services: []*binding{b}}
+			if to, limits, ok := g.tcpRoute(only); ok {
+				chains.addSNI(s.serverNames(), g.http.tcpWithin(limits, to[0].cluster, to...))
 			}
 		}
 	}
@@ -289,95 +306,4 @@ func (c *chainSet) addSNI(names []string, filters []*listenerv3.Filter) {
 			c.l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
 		}
 	}
-}
-
-var tlsVersion = map[networking.ServerTLSSettings_TLSProtocol]tlsv3.TlsParameters_TlsProtocol{
-	networking.ServerTLSSettings_TLSV1_2: tlsv3.TlsParameters_TLSv1_2,
-	networking.ServerTLSSettings_TLSV1_3: tlsv3.TlsParameters_TLSv1_3,
-}
-
-// cipherSuites are those of TLS 1.2 that a server may name, as OpenSSL calls them. Proxies refuse a whole
-// listener for any other.
-var cipherSuites = []string{
-	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
-	"ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA",
-	"ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA", "AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA",
-}
-
-// downstreamTLS returns the transport socket of a server that ends TLS. Versions below 1.2 are not offered,
-// whatever the server says.
-func (g *gateway) downstreamTLS(t *networking.ServerTLSSettings, http bool) *core.TransportSocket {
-	if t.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL {
-		alpn := serverALPN
-		if !http {
-			alpn = nil
-		}
-		return serverTLS(alpn, g.settings.trust)
-	}
-	c := &tlsv3.CommonTlsContext{TlsParams: serverTLSParams()}
-	if http {
-		c.AlpnProtocols = serverALPN
-	}
-	if known := slices.DeleteFunc(slices.Clone(t.GetCipherSuites()), func(n string) bool { return !slices.Contains(cipherSuites, n) }); len(known) > 0 {
-		c.TlsParams.CipherSuites = known
-	}
-	if v, ok := tlsVersion[t.GetMinProtocolVersion()]; ok {
-		c.TlsParams.TlsMinimumProtocolVersion = v
-	}
-	if v, ok := tlsVersion[t.GetMaxProtocolVersion()]; ok {
-		c.TlsParams.TlsMaximumProtocolVersion = v
-	}
-	name := "kubernetes://" + t.GetCredentialName()
-	if t.GetCredentialName() != "" {
-		c.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{{Name: name, SdsConfig: ads()}}
-	} else {
-		c.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: file(t.GetServerCertificate()), PrivateKey: file(t.GetPrivateKey())}}
-	}
-	mutual := t.Mode == networking.ServerTLSSettings_MUTUAL || t.Mode == networking.ServerTLSSettings_OPTIONAL_MUTUAL
-	if mutual {
-		v := &tlsv3.CertificateValidationContext{}
-		for _, san := range t.GetSubjectAltNames() {
-			v.MatchTypedSubjectAltNames = append(v.MatchTypedSubjectAltNames, uriSAN(exact(san)), &tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_DNS, Matcher: exact(san)})
-		}
-		if t.GetCredentialName() != "" {
-			c.ValidationContextType = &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: v, ValidationContextSdsSecretConfig: &tlsv3.SdsSecretConfig{Name: name + "-cacert", SdsConfig: ads()},
-			}}
-		} else {
-			v.TrustedCa = file(t.GetCaCertificates())
-			c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
-		}
-	}
-	return &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: toAny(&tlsv3.DownstreamTlsContext{
-		CommonTlsContext: c, RequireClientCertificate: boolean(t.Mode == networking.ServerTLSSettings_MUTUAL),
-	})}}
-}
-
-// secretList returns the TLS material that servers name, for the gateway alone.
-func (g *gateway) secretList() *resource.List {
-	var rs []*resource.Resource
-	add := func(s *tlsv3.Secret) { rs = append(rs, newResource(s.Name, s)) }
-	seen := map[string]bool{}
-	inline := func(b []byte) *core.DataSource {
-		return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: b}}
-	}
-	for _, c := range g.secrets {
-		name := "kubernetes://" + c.Name
-		if len(c.Cert) > 0 && len(c.PrivateKey) > 0 {
-			add(&tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-				CertificateChain: inline(c.Cert), PrivateKey: inline(c.PrivateKey),
-			}}})
-		}
-		if !strings.HasSuffix(name, "-cacert") {
-			name += "-cacert"
-		}
-		if len(c.CA) > 0 && !seen[name] {
-			seen[name] = true
-			add(&tlsv3.Secret{Name: name, Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(c.CA)}}})
-		}
-	}
-	if p := partOf(rs); p != nil {
-		return &resource.List{Parts: []*resource.Part{p}}
-	}
-	return nil
 }

@@ -19,7 +19,7 @@ import (
 type listenerRow struct {
 	svc     *mesh.HostService
 	eps     *mesh.Endpoints // of headless services only
-	choice                  // for the subsets that SNI names, where the leaf has an exposed host
+	choice                  // for connection limits, and the subsets that SNI names
 	route   *mesh.Route     // that has TCP or TLS routes
 	targets *mesh.Targets
 	client  string // its namespace, where a match of route names it
@@ -46,7 +46,7 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 	if headless(h.Service) {
 		r.eps = h.Endpoints
 	}
-	r.choice = choiceOf(h, client).where(func(x *mesh.Rule) bool { return len(x.Spec.GetSubsets()) > 0 })
+	r.choice = choiceOf(h, client).where(func(x *mesh.Rule) bool { return len(x.Spec.GetSubsets()) > 0 || anyPolicy(x, limitsTCP) })
 	if x := routeOf(h, client); x != nil && len(x.Spec.GetTcp())+len(x.Spec.GetTls()) > 0 {
 		r.route, r.targets = x, h.Targets
 		if namesNamespace(x.VirtualService, client) {
@@ -172,7 +172,9 @@ func (r listenerRow) listenerOf(v listenerView, p mesh.ServicePort, ip string, p
 	} else if x := r.tcpRoute(v, p, ip); x != nil {
 		to = x
 	}
-	chain := &listenerv3.FilterChain{TransportSocketConnectTimeout: seconds(15), Filters: v.http.tcp(own.cluster, to...)}
+	chain := &listenerv3.FilterChain{
+		TransportSocketConnectTimeout: seconds(15), Filters: v.http.tcpWithin(r.limits(v, nil, p), own.cluster, to...),
+	}
 	if p.Protocol() == mesh.Auto {
 		route := r.svc.Host + ":" + strconv.Itoa(int(p.Number))
 		l.FilterChains = []*listenerv3.FilterChain{sniffedHTTP(v.http.connectionManager("outbound_"+name), route)}
@@ -186,6 +188,11 @@ func (r listenerRow) listenerOf(v listenerView, p mesh.ServicePort, ip string, p
 	}
 	l.FilterChains = []*listenerv3.FilterChain{chain}
 	return l
+}
+
+// limits returns the limits that the host's rule, or MeshConfig, has for connections to a port.
+func (r listenerRow) limits(v listenerView, subset *networking.Subset, p mesh.ServicePort) connectionLimits {
+	return connectionLimitsOf(withDefaults(policyFor(r.rule, subset, p.Number), v.http.policy))
 }
 
 func outboundListener(name string, a *core.Address, s httpSettings) *listenerv3.Listener {
@@ -315,7 +322,7 @@ func (r listenerRow) tlsChains(v listenerView, p mesh.ServicePort, ip string) (c
 			}
 			chains = append(chains, &listenerv3.FilterChain{
 				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: names},
-				Filters:          v.http.tcp(to[0].cluster, to...), TransportSocketConnectTimeout: seconds(15),
+				Filters:          v.http.tcpWithin(r.limits(v, nil, p), to[0].cluster, to...), TransportSocketConnectTimeout: seconds(15),
 			})
 		}
 	}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -10,58 +11,155 @@ import (
 	"github.com/carrick-mesh/carrick/mesh"
 )
 
-// prefersLocality reports whether a policy can make the proxy's locality matter. Failover needs outlier
-// detection, or nobody would notice that a locality has failed, as in Istio.
-func prefersLocality(p *networking.TrafficPolicy) bool {
-	s := p.GetLoadBalancer().GetLocalityLbSetting()
-	if s != nil && s.GetEnabled() != nil && !s.GetEnabled().GetValue() {
-		return false
-	}
-	return p.GetOutlierDetection() != nil || len(s.GetDistribute()) > 0
+// preference says which of its endpoints a proxy prefers, and so by what they are ordered. The zero value
+// prefers none.
+type preference struct {
+	distribute []*networking.LocalityLoadBalancerSetting_Distribute // shares by locality, which rule the rest out
+	labels     []string                                             // "key", or "key=value": failoverPriority
+	distances  bool                                                 // regions, zones and subzones near to it before others
+	regions    bool                                                 // its region before others, and no finer
+	failover   []failover
 }
 
-// prefer orders localities for a proxy: by weights that a policy names, or by distance, nearest first.
-func prefer(all []*endpointv3.LocalityLbEndpoints, v endpointView, policy *networking.TrafficPolicy) []*endpointv3.LocalityLbEndpoints {
-	setting := policy.GetLoadBalancer().GetLocalityLbSetting()
-	if setting == nil {
-		setting = v.prefer
+// failover is the region that stands in for another.
+type failover struct{ from, to string }
+
+// preferenceOf returns what a policy says, or MeshConfig where it says nothing of localities. Failover needs
+// outlier detection, or nobody would notice that a locality has failed, as in Istio.
+func preferenceOf(p *networking.TrafficPolicy, byDefault *networking.LocalityLoadBalancerSetting) (x preference) {
+	lb := p.GetLoadBalancer()
+	if z := lb.GetZoneAwareLbSetting(); z != nil {
+		if z.GetEnabled() != nil && !z.GetEnabled().GetValue() {
+			return x
+		}
+		x.labels, x.regions = z.GetFailoverPriority(), true
+		for _, f := range z.GetFailover() {
+			x.failover = append(x.failover, failover{f.GetFrom(), f.GetTo()})
+		}
+		return x
 	}
-	if !prefersLocality(policy) || v.locality.Region == "" || setting.GetEnabled() != nil && !setting.GetEnabled().GetValue() {
-		return all
+	s := lb.GetLocalityLbSetting()
+	if s == nil {
+		s = byDefault
 	}
-	for _, d := range setting.GetDistribute() {
-		if localityMatches(d.GetFrom(), v.locality) {
+	switch {
+	case s.GetEnabled() != nil && !s.GetEnabled().GetValue():
+	case len(s.GetDistribute()) > 0:
+		x.distribute = s.GetDistribute()
+	case p.GetOutlierDetection() != nil:
+		for _, f := range s.GetFailover() {
+			x.failover = append(x.failover, failover{f.GetFrom(), f.GetTo()})
+		}
+		x.labels = s.GetFailoverPriority()
+		x.distances = len(x.labels) == 0 || len(x.failover) > 0
+	}
+	return x
+}
+
+// any reports whether the proxy's place, or its labels, can matter.
+func (x preference) any() bool {
+	return len(x.distribute)+len(x.labels) > 0 || x.distances || x.regions
+}
+
+// keys returns the labels of the proxy that matter.
+func (x preference) keys() (keys []string) {
+	for _, l := range x.labels {
+		if key, _, valued := strings.Cut(l, "="); !valued {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// networkLabel as the first label to prefer by divides endpoints before all others do.
+const networkLabel = "topology.istio.io/network"
+
+// tier returns how far down the list of labels an endpoint ceases to be like the proxy: 0 is alike in all.
+func (x preference) tier(v endpointView, label func(key string) string) uint32 {
+	var labels map[string]string
+	adjust := 0
+	for i, l := range x.labels {
+		key, want, valued := strings.Cut(l, "=")
+		if !valued {
+			if labels == nil {
+				labels = labelMap(v.labels)
+			}
+			want = v.label(labels, key)
+		}
+		if label(key) == want {
+			continue
+		}
+		if i == 0 && key == networkLabel {
+			adjust = len(x.labels)
+			continue
+		}
+		return uint32(len(x.labels) - i + adjust)
+	}
+	return uint32(adjust)
+}
+
+// label returns a label of the proxy, or its place where that is what the key means.
+func (v endpointView) label(labels map[string]string, key string) string {
+	switch key {
+	case "topology.istio.io/cluster":
+		return v.cluster
+	case networkLabel:
+		return v.network
+	case "topology.kubernetes.io/region":
+		return v.locality.Region
+	case "topology.kubernetes.io/zone":
+		return v.locality.Zone
+	case "topology.istio.io/subzone":
+		return v.locality.Subzone
+	}
+	return labels[key]
+}
+
+// order gives localities, whose priority is their tier so far, priorities without gaps and the nearest
+// first, or weights.
+func (x preference) order(all []*endpointv3.LocalityLbEndpoints, v endpointView) []*endpointv3.LocalityLbEndpoints {
+	for _, d := range x.distribute {
+		if v.locality.Region != "" && localityMatches(d.GetFrom(), v.locality) {
 			return distribute(all, d.GetTo())
 		}
 	}
-	if policy.GetOutlierDetection() == nil {
+	if len(x.distribute) > 0 {
 		return all
 	}
-	distances := make([]uint32, len(all))
+	places := make([]uint32, len(all))
 	for i, l := range all {
-		distances[i] = distance(v.locality, mesh.Locality{Region: l.Locality.Region, Zone: l.Locality.Zone, Subzone: l.Locality.SubZone}, setting)
+		places[i] = l.Priority * farthest
+		if v.locality.Region != "" {
+			places[i] += x.distance(v.locality, mesh.Locality{Region: l.Locality.Region, Zone: l.Locality.Zone, Subzone: l.Locality.SubZone})
+		}
 	}
-	order := slices.Compact(slices.Sorted(slices.Values(distances)))
+	order := slices.Compact(slices.Sorted(slices.Values(places)))
 	for i, l := range all {
-		l.Priority = uint32(slices.Index(order, distances[i]))
+		l.Priority = uint32(slices.Index(order, places[i]))
 	}
-	slices.SortStableFunc(all, func(a, b *endpointv3.LocalityLbEndpoints) int { return int(a.Priority) - int(b.Priority) })
+	slices.SortStableFunc(all, func(a, b *endpointv3.LocalityLbEndpoints) int { return cmp.Compare(a.Priority, b.Priority) })
 	return all
 }
 
-func distance(from, to mesh.Locality, s *networking.LocalityLoadBalancerSetting) uint32 {
+// farthest is above all distances.
+const farthest = 5
+
+func (x preference) distance(from, to mesh.Locality) uint32 {
 	switch {
-	case from == to:
+	case !x.distances && !x.regions, x.regions && from.Region == to.Region, from == to:
 		return 0
 	case from.Region == to.Region && from.Zone == to.Zone:
 		return 1
 	case from.Region == to.Region:
 		return 2
 	}
-	for _, f := range s.GetFailover() {
-		if f.GetFrom() == from.Region && f.GetTo() != to.Region {
-			return 4
+	for _, f := range x.failover {
+		if f.from == from.Region && f.to == to.Region {
+			return 3
 		}
+	}
+	if x.regions || slices.ContainsFunc(x.failover, func(f failover) bool { return f.from == from.Region }) {
+		return 4
 	}
 	return 3
 }

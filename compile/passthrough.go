@@ -37,7 +37,7 @@ func (r listenerRow) passthroughChains(v listenerView, part *mesh.Service) (m ma
 				sni := sniName(p.Number, subset.GetName(), r.svc.Host)
 				f.bytes = append(f.bytes, field(filterChainsField, &listenerv3.FilterChain{
 					FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: []string{sni}, ApplicationProtocols: alpn},
-					Filters:                       v.http.tcp(sni, weighted{sni, 1}),
+					Filters:                       v.http.tcpWithin(r.limits(v, subset, p), sni, weighted{sni, 1}),
 					TransportSocketConnectTimeout: seconds(15),
 				})...)
 			}

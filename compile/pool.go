@@ -6,6 +6,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -21,9 +23,10 @@ func breakers(t *clusterv3.CircuitBreakers_Thresholds) *clusterv3.CircuitBreaker
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t}}
 }
 
-// applyPool writes a connection pool's settings into a cluster and its HTTP options.
-func applyPool(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, pool *networking.ConnectionPoolSettings) {
-	limits := noLimit()
+// applyPool writes what a policy says of connections into a cluster and its HTTP options.
+func applyPool(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, policy *networking.TrafficPolicy) {
+	pool, limits := policy.GetConnectionPool(), noLimit()
+	limits.RetryBudget = retryBudget(policy.GetRetryBudget())
 	c.CircuitBreakers = breakers(limits)
 	if tcp := pool.GetTcp(); tcp != nil {
 		if tcp.MaxConnections > 0 {
@@ -32,11 +35,12 @@ func applyPool(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, pool *net
 		if tcp.ConnectTimeout != nil {
 			c.ConnectTimeout = tcp.ConnectTimeout
 		}
-		if k := tcp.TcpKeepalive; k != nil {
-			c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
-		}
+		keepAlive(c, tcp.TcpKeepalive)
 		if tcp.MaxConnectionDuration != nil {
 			common(http).MaxConnectionDuration = tcp.MaxConnectionDuration
+		}
+		if tcp.IdleTimeout != nil {
+			common(http).IdleTimeout = tcp.IdleTimeout
 		}
 	}
 	h := pool.GetHttp()
@@ -60,6 +64,49 @@ func applyPool(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, pool *net
 	}
 }
 
+// retryBudget limits retries to a share of the requests, which takes the place of a number of them.
+func retryBudget(b *networking.TrafficPolicy_RetryBudget) *clusterv3.CircuitBreakers_Thresholds_RetryBudget {
+	if b == nil {
+		return nil
+	}
+	out := &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+		BudgetPercent: &typev3.Percent{Value: 20}, MinRetryConcurrency: u32(3), BudgetInterval: b.BudgetInterval,
+	}
+	if b.Percent != nil {
+		out.BudgetPercent.Value = b.Percent.Value
+	}
+	if b.MinRetryConcurrency > 0 {
+		out.MinRetryConcurrency = u32(b.MinRetryConcurrency)
+	}
+	return out
+}
+
+// http2Options returns what a pool says of HTTP/2 connections.
+func http2Options(h *networking.ConnectionPoolSettings_HTTPSettings) *core.Http2ProtocolOptions {
+	out := &core.Http2ProtocolOptions{}
+	if h.GetMaxConcurrentStreams() > 0 {
+		out.MaxConcurrentStreams = u32(uint32(h.MaxConcurrentStreams))
+	}
+	if k := h.GetHttp2KeepAlive(); k != nil {
+		out.ConnectionKeepalive = &core.KeepaliveSettings{Interval: k.Interval, Timeout: k.Timeout}
+	}
+	return out
+}
+
+// connectionLimits are what a rule says of connections that are passed through as they are, on both sides.
+// Nil fields say nothing.
+type connectionLimits struct {
+	idle, most *durationpb.Duration
+}
+
+// limitsTCP reports whether a policy has connection limits.
+func limitsTCP(p *networking.TrafficPolicy) bool { return connectionLimitsOf(p) != connectionLimits{} }
+
+func connectionLimitsOf(p *networking.TrafficPolicy) connectionLimits {
+	tcp := p.GetConnectionPool().GetTcp()
+	return connectionLimits{tcp.GetIdleTimeout(), tcp.GetMaxConnectionDuration()}
+}
+
 func common(h *httpv3.HttpProtocolOptions) *core.HttpProtocolOptions {
 	if h.CommonHttpProtocolOptions == nil {
 		h.CommonHttpProtocolOptions = &core.HttpProtocolOptions{}
@@ -67,8 +114,16 @@ func common(h *httpv3.HttpProtocolOptions) *core.HttpProtocolOptions {
 	return h.CommonHttpProtocolOptions
 }
 
-func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *core.TcpKeepalive {
-	out := &core.TcpKeepalive{}
+// keepAlive writes how idle connections are kept alive, where k says.
+func keepAlive(c *clusterv3.Cluster, k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) {
+	if k == nil {
+		return
+	}
+	out := c.GetUpstreamConnectionOptions().GetTcpKeepalive()
+	if out == nil {
+		out = &core.TcpKeepalive{}
+		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: out}
+	}
 	if k.Probes > 0 {
 		out.KeepaliveProbes = u32(k.Probes)
 	}
@@ -78,5 +133,4 @@ func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *c
 	if s := k.GetInterval().GetSeconds(); s > 0 {
 		out.KeepaliveInterval = u32(uint32(s))
 	}
-	return out
 }

@@ -116,9 +116,10 @@ func hashPolicy(rule *mesh.Rule, subset *networking.Subset, port uint16) []*rout
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
 		p.PolicySpecifier = &routev3.RouteAction_HashPolicy_Header_{Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: k.HttpHeaderName}}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
+		// Without a ttl, which may be 0, none is made for who has none.
 		c := &routev3.RouteAction_HashPolicy_Cookie{Name: k.HttpCookie.GetName(), Path: k.HttpCookie.GetPath(), Ttl: k.HttpCookie.GetTtl()}
-		if c.Ttl == nil {
-			c.Ttl = seconds(0)
+		for _, a := range k.HttpCookie.GetAttributes() {
+			c.Attributes = append(c.Attributes, &routev3.RouteAction_HashPolicy_CookieAttribute{Name: a.GetName(), Value: a.GetValue()})
 		}
 		p.PolicySpecifier = &routev3.RouteAction_HashPolicy_Cookie_{Cookie: c}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
@@ -145,7 +146,9 @@ func (t *translation) hashPolicy(http *networking.HTTPRoute) []*routev3.RouteAct
 		}
 		for _, s := range subsetsOf(rule) {
 			if s.GetName() == dest.GetSubset() {
-				return hashPolicy(rule, s, port)
+				if h := hashPolicy(rule, s, port); h != nil {
+					return h
+				}
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/carrick-mesh/carrick/identity"
 	"github.com/carrick-mesh/carrick/mesh"
@@ -75,12 +76,14 @@ func tlsVersions() *tlsv3.TlsParameters {
 	return &tlsv3.TlsParameters{TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2, TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3}
 }
 
-func serverTLSParams() *tlsv3.TlsParameters {
+// serverTLSParams is what servers take from workloads: what MeshConfig says, or Istio's.
+func serverTLSParams(c *meshconfig.MeshConfig_TLSConfig) *tlsv3.TlsParameters {
 	p := tlsVersions()
 	p.CipherSuites = []string{
 		"ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256",
 		"ECDHE-RSA-AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-GCM-SHA256",
 	}
+	applyTLSDefaults(p, c)
 	return p
 }
 
@@ -107,15 +110,16 @@ func clientTLS(sni string, alpn []string, peers []*tlsv3.SubjectAltNameMatcher) 
 }
 
 // serverTLS is the transport socket of a sidecar, which takes any workload of the trust domains.
-func serverTLS(alpn []string, trust string) *core.TransportSocket {
-	var peers []*tlsv3.SubjectAltNameMatcher
+func serverTLS(alpn []string, s clusterSettings) *core.TransportSocket {
+	return serverSocket(workloadTLS(alpn, trustedPeers(s.trust), serverTLSParams(s.meshTLS)), true)
+}
+
+// trustedPeers matches any workload of the trust domains.
+func trustedPeers(trust string) (peers []*tlsv3.SubjectAltNameMatcher) {
 	for _, td := range strings.Split(trust, ",") {
 		peers = append(peers, uriSAN(prefix("spiffe://"+td+"/")))
 	}
-	return &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: toAny(&tlsv3.DownstreamTlsContext{
-		CommonTlsContext:         workloadTLS(alpn, peers, serverTLSParams()),
-		RequireClientCertificate: boolean(true),
-	})}}
+	return peers
 }
 
 func plaintext() *core.TransportSocket {

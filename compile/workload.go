@@ -17,7 +17,7 @@ type workload struct {
 	// passthrough says what the gateway exposes to other networks: "0.0.0.0_15443=*.local|a.b;...", for
 	// each listener the host patterns. "" if it is no such gateway.
 	passthrough string
-	from        *gateway // kept, for its key has the addresses of what it points to
+	from        any // what it was made of: kept, for its key has the addresses of what that points to
 }
 
 // workloads makes and remembers them.
@@ -53,11 +53,15 @@ func (w *workloads) pass(s *mesh.Snapshot, proxies []Proxy) []*workload {
 		if p.Router {
 			in.gateways, in.routes, in.rules, in.stamp, in.credentials = s.Gateways(), s.VirtualServices(), s.DestinationRules(), s.Stamp(), s.Credentials()
 		} else {
-			in.policies = s.Policies()
+			in.policies, in.rules = s.Policies(), s.DestinationRules()
 		}
 		x := last.proxies[p]
 		if x == nil || x.from != in {
-			key, own := w.workload(s, p, last.rows)
+			var before *workload
+			if x != nil {
+				before = x.workload
+			}
+			key, own := w.workload(s, p, last.rows, before)
 			x = &remembered{in, key, own}
 		}
 		w.proxies[p], w.rows[x.key], out[i] = x, x.workload, x.workload
@@ -65,8 +69,9 @@ func (w *workloads) pass(s *mesh.Snapshot, proxies []Proxy) []*workload {
 	return out
 }
 
-// workload returns what a proxy has for itself, and the row that it was made of.
-func (w *workloads) workload(s *mesh.Snapshot, p Proxy, last map[string]*workload) (key string, own *workload) {
+// workload returns what a proxy has for itself, and the row that it was made of. Parts that are as they were
+// before keep their pointers.
+func (w *workloads) workload(s *mesh.Snapshot, p Proxy, last map[string]*workload, before *workload) (key string, own *workload) {
 	var build func() *workload
 	switch {
 	case p.Dialect == GRPC:
@@ -82,9 +87,26 @@ func (w *workloads) workload(s *mesh.Snapshot, p Proxy, last map[string]*workloa
 	if own = w.rows[key]; own == nil {
 		if own = last[key]; own == nil {
 			own = build()
+			own.keep(before)
 		}
 	}
 	return key, own
+}
+
+// keep gives w the parts of another workload that are like its own.
+func (w *workload) keep(before *workload) {
+	if before == nil {
+		return
+	}
+	for _, p := range []struct{ now, was **resource.Part }{
+		{&w.clusters, &before.clusters}, {&w.listeners, &before.listeners}, {&w.routes, &before.routes},
+	} {
+		if *p.now != nil && *p.was != nil && slices.EqualFunc((*p.now).Resources, (*p.was).Resources, func(a, b *resource.Resource) bool {
+			return a.Name == b.Name && a.Version == b.Version
+		}) {
+			*p.now = *p.was
+		}
+	}
 }
 
 // instances returns the services of a proxy's namespace that select it, the oldest first.

@@ -197,7 +197,7 @@ func namespace(cluster string, n *metav1.PartialObjectMetadata) *mesh.Namespace 
 
 // credential returns nil for a Secret that holds no TLS material, or that is the CA's own or an
 // account's: no gateway may be given those by naming them. Both layouts that Istio reads: tls.crt,
-// tls.key, ca.crt, and cert, key, cacert.
+// tls.key, ca.crt, ca.crl, and cert, key, cacert, crl.
 func credential(cluster string, s *corev1.Secret) *mesh.Credential {
 	if s.Name == "cacerts" || s.Name == "istio-ca-secret" || s.Type != corev1.SecretTypeTLS && s.Type != corev1.SecretTypeOpaque && s.Type != "" {
 		return nil
@@ -211,7 +211,7 @@ func credential(cluster string, s *corev1.Secret) *mesh.Credential {
 		return nil
 	}
 	m := &mesh.Credential{Cluster: cluster, Namespace: s.Namespace, Name: s.Name,
-		Cert: first(corev1.TLSCertKey, "cert"), PrivateKey: first(corev1.TLSPrivateKeyKey, "key"), CA: first("ca.crt", "cacert")}
+		Cert: first(corev1.TLSCertKey, "cert"), PrivateKey: first(corev1.TLSPrivateKeyKey, "key"), CA: first("ca.crt", "cacert"), CRL: first("ca.crl", "crl")}
 	if (len(m.Cert) == 0 || len(m.PrivateKey) == 0) && len(m.CA) == 0 {
 		return nil
 	}

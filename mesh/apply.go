@@ -193,12 +193,12 @@ func (b *builder) meshConfig(o *MeshConfig) {
 	if proto.Equal(last.Spec, next.Spec) && proto.Equal(last.networks, next.networks) {
 		return
 	}
-	if proto.Equal(last.LocalityLB, next.LocalityLB) {
-		next.LocalityLB = last.LocalityLB // the same pointer, for the same content
-	}
-	if proto.Equal(last.Retry, next.Retry) {
-		next.Retry = last.Retry
-	}
+	keep(&next.LocalityLB, last.LocalityLB)
+	keep(&next.Retry, last.Retry)
+	keep(&next.DefaultPolicy, last.DefaultPolicy)
+	keep(&next.Keepalive, last.Keepalive)
+	keep(&next.TLSDefaults, last.TLSDefaults)
+	keep(&next.MeshTLS, last.MeshTLS)
 	b.config, b.policies = next, &Policies{next.RootNamespace, b.policies.all}
 	b.touched, b.networked, b.filing, b.all = true, true, true, true
 }

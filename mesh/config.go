@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
@@ -13,18 +14,24 @@ import (
 
 // Config is the local cluster's MeshConfig with Istio's defaults filled in. Immutable.
 type Config struct {
-	Spec           *meshconfig.MeshConfig                  // as the user wrote it; never nil
-	TrustDomain    string                                  // default "cluster.local"
-	TrustAliases   []string                                // other trust domains whose workloads count as ours, in order
-	RootNamespace  string                                  // default the system namespace
-	ConnectTimeout time.Duration                           // default 10 s
-	AutoMTLS       bool                                    // default true
-	AllowAny       bool                                    // outboundTrafficPolicy; default true
-	UpgradeHTTP    bool                                    // h2UpgradePolicy; default false
-	IngressClass   string                                  // default "istio"
-	LocalityLB     *networking.LocalityLoadBalancerSetting // may be nil
+	Spec            *meshconfig.MeshConfig                  // as the user wrote it; never nil
+	TrustDomain     string                                  // default "cluster.local"
+	TrustAliases    []string                                // other trust domains whose workloads count as ours, in order
+	RootNamespace   string                                  // default the system namespace
+	ConnectTimeout  time.Duration                           // default 10 s
+	AutoMTLS        bool                                    // default true
+	AllowAny        bool                                    // outboundTrafficPolicy; default true
+	InboundLoopback bool                                    // inboundTrafficPolicy LOCALHOST; default false
+	UpgradeHTTP     bool                                    // h2UpgradePolicy; default false
+	IngressClass    string                                  // default "istio"
+	LocalityLB      *networking.LocalityLoadBalancerSetting // may be nil
 
 	Retry *networking.HTTPRetry // of routes that say nothing; nil for Istio's default
+
+	DefaultPolicy *meshconfig.MeshConfig_DefaultTrafficPolicy                 // of DestinationRules that say nothing; may be nil
+	Keepalive     *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive // may be nil
+	TLSDefaults   *meshconfig.MeshConfig_TLSConfig                            // of all TLS but that between workloads; may be nil
+	MeshTLS       *meshconfig.MeshConfig_TLSConfig                            // of TLS between workloads; may be nil
 
 	networks *meshconfig.MeshNetworks
 	local    []string // host patterns that stay in their cluster
@@ -45,10 +52,14 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	c.RootNamespace = cmp.Or(spec.GetRootNamespace(), s.SystemNamespace)
 	c.ConnectTimeout = duration(spec.GetConnectTimeout(), 10*time.Second)
 	c.AutoMTLS = spec.GetEnableAutoMtls() == nil || spec.GetEnableAutoMtls().GetValue()
-	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY
+	// ALLOW_ANY_DYNAMIC_DNS lets the same out, and would only look the name up again.
+	c.AllowAny = spec.GetOutboundTrafficPolicy() == nil || spec.GetOutboundTrafficPolicy().GetMode() != meshconfig.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+	c.InboundLoopback = spec.GetInboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_InboundTrafficPolicy_LOCALHOST
 	c.UpgradeHTTP = spec.GetH2UpgradePolicy() == meshconfig.MeshConfig_UPGRADE
 	c.IngressClass = cmp.Or(spec.GetIngressClass(), "istio")
 	c.LocalityLB, c.Retry = spec.GetLocalityLbSetting(), spec.GetDefaultHttpRetryPolicy()
+	c.DefaultPolicy, c.Keepalive = spec.GetDefaultTrafficPolicy(), spec.GetTcpKeepalive()
+	c.TLSDefaults, c.MeshTLS = spec.GetTlsDefaults(), spec.GetMeshMTLS()
 	c.controlPlanes = "." + s.SystemNamespace + ".svc." + s.Domain
 	c.local = []string{
 		"*.kube-system.svc." + s.Domain,
@@ -91,6 +102,18 @@ func MatchHost(pattern, host string) bool {
 		return strings.HasSuffix(host, suffix)
 	}
 	return pattern == host
+}
+
+// keep makes now the pointer that was before, if both have the same content: so that what depends on it is
+// not made again.
+func keep[M interface {
+	comparable
+	proto.Message
+}](now *M, before M) {
+	var none M
+	if before != none && *now != none && proto.Equal(*now, before) {
+		*now = before
+	}
 }
 
 func duration(d *durationpb.Duration, byDefault time.Duration) time.Duration {

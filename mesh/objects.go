@@ -292,6 +292,7 @@ func (m *MeshConfig) Key() Key { return Key{m.Cluster, KindMeshConfig, "", ""} }
 type Credential struct {
 	Cluster, Namespace, Name string
 	Cert, PrivateKey, CA     []byte // PEM; CA only where client certificates are asked for
+	CRL                      []byte // PEM, of the CA's; nil for none
 }
 
 // Key implements Object.

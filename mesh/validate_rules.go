@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,11 @@ func (v *validator) gateway(g *networking.Gateway) {
 				v.pattern(fmt.Sprintf("%s.hosts[%d]", field, j), h)
 			}
 		}
+		if b := s.GetBind(); b != "" {
+			if _, err := netip.ParseAddr(b); err != nil {
+				v.add(field+".bind", "name an IP address of the gateway", "%q is not an IP address", b)
+			}
+		}
 		v.serverTLS(field+".tls", proto, s.GetTls())
 	}
 }
@@ -58,12 +64,28 @@ func (v *validator) serverTLS(field string, p Protocol, t *networking.ServerTLSS
 	}
 	switch m := t.GetMode(); m {
 	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_OPTIONAL_MUTUAL:
-		if t.GetCredentialName() == "" && (t.GetServerCertificate() == "" || t.GetPrivateKey() == "") {
-			v.add(field+".credentialName", "name a Secret of the gateway's namespace", "mode %s needs a certificate", m)
+		v.serverCertificates(field, t)
+	}
+}
+
+// serverCertificates checks that a server of its own TLS has a certificate, and roots if it verifies clients.
+func (v *validator) serverCertificates(field string, t *networking.ServerTLSSettings) {
+	secrets := t.GetCredentialName() != "" || len(t.GetCredentialNames()) > 0
+	if t.GetCredentialName() != "" && len(t.GetCredentialNames()) > 0 {
+		v.add(field+".credentialNames", "name all Secrets in credentialNames", "credentialName names one beside them")
+	}
+	roots := t.GetCaCertificates() != "" || t.GetCaCertCredentialName() != ""
+	for i, c := range t.GetTlsCertificates() {
+		if c.GetServerCertificate() == "" || c.GetPrivateKey() == "" {
+			v.add(fmt.Sprintf("%s.tlsCertificates[%d]", field, i), "name serverCertificate and privateKey", "a certificate needs both files")
 		}
-		if m != networking.ServerTLSSettings_SIMPLE && t.GetCredentialName() == "" && t.GetCaCertificates() == "" {
-			v.add(field+".caCertificates", "name a file, or use credentialName", "mode %s needs roots for clients", m)
-		}
+		roots = roots || c.GetCaCertificates() != ""
+	}
+	if !secrets && len(t.GetTlsCertificates()) == 0 && (t.GetServerCertificate() == "" || t.GetPrivateKey() == "") {
+		v.add(field+".credentialName", "name a Secret of the gateway's namespace", "mode %s needs a certificate", t.GetMode())
+	}
+	if t.GetMode() != networking.ServerTLSSettings_SIMPLE && !secrets && !roots {
+		v.add(field+".caCertificates", "name a file, or use credentialName", "mode %s needs roots for clients", t.GetMode())
 	}
 }
 
@@ -129,11 +151,20 @@ func (v *validator) trafficPolicy(field string, p *networking.TrafficPolicy) {
 func (v *validator) policy(field string, c *networking.ConnectionPoolSettings, lb *networking.LoadBalancerSettings, o *networking.OutlierDetection, t *networking.ClientTLSSettings) {
 	v.duration(field+".connectionPool.tcp.connectTimeout", c.GetTcp().GetConnectTimeout(), time.Millisecond)
 	v.duration(field+".connectionPool.tcp.maxConnectionDuration", c.GetTcp().GetMaxConnectionDuration(), time.Millisecond)
+	v.duration(field+".connectionPool.tcp.idleTimeout", c.GetTcp().GetIdleTimeout(), 0)
 	v.duration(field+".connectionPool.http.idleTimeout", c.GetHttp().GetIdleTimeout(), 0)
+	if k := c.GetHttp().GetHttp2KeepAlive(); k != nil {
+		if k.GetInterval() == nil || k.GetTimeout() == nil {
+			v.add(field+".connectionPool.http.http2KeepAlive", "name interval and timeout", "it needs both")
+		}
+		v.duration(field+".connectionPool.http.http2KeepAlive.interval", k.GetInterval(), time.Millisecond)
+		v.duration(field+".connectionPool.http.http2KeepAlive.timeout", k.GetTimeout(), time.Millisecond)
+	}
 	for name, n := range map[string]int32{
 		".connectionPool.tcp.maxConnections": c.GetTcp().GetMaxConnections(), ".connectionPool.http.http1MaxPendingRequests": c.GetHttp().GetHttp1MaxPendingRequests(),
 		".connectionPool.http.http2MaxRequests": c.GetHttp().GetHttp2MaxRequests(), ".connectionPool.http.maxRetries": c.GetHttp().GetMaxRetries(),
 		".connectionPool.http.maxRequestsPerConnection": c.GetHttp().GetMaxRequestsPerConnection(),
+		".connectionPool.http.maxConcurrentStreams":     c.GetHttp().GetMaxConcurrentStreams(),
 	} {
 		if n < 0 {
 			v.add(field+name, "name 0 or more", "%d is no limit", n)
@@ -173,10 +204,17 @@ func (v *validator) balancer(field string, lb *networking.LoadBalancerSettings) 
 		}
 	}
 	v.duration(field+".warmupDurationSecs", lb.GetWarmupDurationSecs(), time.Second)
-	l := lb.GetLocalityLbSetting()
-	if len(l.GetFailoverPriority()) > 0 {
-		v.add(field+".localityLbSetting.failoverPriority", "use failover, which goes by region, zone and subzone", "it is not supported yet")
+	if w := lb.GetWarmup(); w != nil {
+		if w.GetDuration() == nil {
+			v.add(field+".warmup.duration", "name how long it takes, such as 60s", "there is no duration")
+		}
+		v.duration(field+".warmup.duration", w.GetDuration(), time.Second)
+		v.percentage(field+".warmup.minimumPercent", w.GetMinimumPercent().GetValue())
+		if a := w.GetAggression(); a != nil && !(a.GetValue() > 0) {
+			v.add(field+".warmup.aggression", "name a number above 0", "%v is not above 0", a.GetValue())
+		}
 	}
+	l := lb.GetLocalityLbSetting()
 	for i, d := range l.GetDistribute() {
 		sum := uint32(0)
 		for _, w := range d.GetTo() {
