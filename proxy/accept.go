@@ -366,13 +366,7 @@ func (d *downstream) serve() {
 		d.dispatch()
 		return
 	}
-	cfg, err := w.p.tls.server(w.p, d.chain.TLS)
-	if err != nil {
-		w.p.log.Warn("cannot serve TLS", "listener", d.listener.Name, "error", err)
-		d.failure = "TLS_error: " + err.Error()
-		d.end()
-		return
-	}
+	cfg := w.p.tls.server(w.p, d.chain.TLS)
 	if t := d.chain.HandshakeTimeout; t > 0 {
 		d.timer.Fire = d.end
 		w.loop.Arm(&d.timer, t)

@@ -13,7 +13,7 @@ import (
 func (x *downConn) sendHead(s *stream, end bool) {
 	h := &s.resp
 	status, _ := strconv.Atoi(h.Pseudo(header.Status))
-	f := http1.Framing{Minor0: x.msg.Minor == 0}
+	f := http1.Framing{Minor0: x.msg.Minor == 0, Proper: s.hcm.HTTP1.ProperCase}
 	if x.tunnel {
 		if status == 101 || s.connect && status == 200 {
 			f.Upgrade = status == 101

@@ -305,7 +305,7 @@ func (x *downConn) takeHead(b []byte) int {
 		s.start = x.headFrom
 	}
 	x.waiting, x.scanned = false, 0
-	opt := http1.Options{MaxFields: int(x.d.chain.HTTP.MaxHeaders), AllowChunkedLength: x.d.chain.HTTP.HTTP1.AllowChunkedLength}
+	opt := parseOptions(hcm.MaxHeaders, &hcm.HTTP1)
 	err := http1.ParseRequest(data[:n], &s.req, &x.msg, &opt)
 	if had > 0 {
 		x.w.recycle(x.in)
@@ -315,6 +315,11 @@ func (x *downConn) takeHead(b []byte) int {
 	x.served++
 	x.start(s, err)
 	return n - had
+}
+
+// parseOptions are a parser's options as the configuration of its side has them.
+func parseOptions(fields uint32, c *config.HTTP1Options) http1.Options {
+	return http1.Options{MaxFields: int(fields), AllowChunkedLength: c.AllowChunkedLength, KeepNames: c.KeepCase, OthersProper: c.OthersProper}
 }
 
 // isPreface reports whether b begins as an HTTP/2 connection does.

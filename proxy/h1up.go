@@ -87,7 +87,7 @@ func (u *upConn) open(s *stream) {
 }
 
 func (u *upConn) sendHead(s *stream, end bool) {
-	f := http1.Framing{Upgrade: s.upgrade}
+	f := http1.Framing{Upgrade: s.upgrade, Proper: u.p.h.cluster.cfg.HTTP.HTTP1.ProperCase}
 	if !end && !s.upgrade && !s.req.Has("content-length") {
 		f.Chunked, u.chunked = true, true
 	}
@@ -254,7 +254,7 @@ func (u *upConn) takeHead(b []byte) int {
 		u.scanned = len(data)
 		return 0
 	}
-	opt := http1.Options{MaxFields: int(u.p.h.cluster.cfg.HTTP.MaxHeaders), AllowChunkedLength: u.p.h.cluster.cfg.HTTP.HTTP1.AllowChunkedLength}
+	opt := parseOptions(u.p.h.cluster.cfg.HTTP.MaxHeaders, &u.p.h.cluster.cfg.HTTP.HTTP1)
 	err := http1.ParseResponse(data[:n], &s.resp, &u.msg, &opt)
 	if u.head != nil {
 		u.p.w.recycle(u.head)

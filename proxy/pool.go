@@ -388,11 +388,7 @@ func (d *dialing) onWrite() {
 		d.finish(nil)
 		return
 	}
-	cfg, err := d.w.p.tls.client(d.w.p, d.h.tls, d.o)
-	if err != nil {
-		d.fail(&tlsFailure{err})
-		return
-	}
+	cfg := d.w.p.tls.client(d.w.p, d.h.tls, d.o)
 	d.c.handshake(tlsconn.Client(cfg), nil, func(err error) {
 		if err != nil {
 			d.w.p.tls.report(d.w.p, "upstream "+d.h.cluster.cfg.Name, d.h.addr.String(), err)

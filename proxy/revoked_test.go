@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -55,18 +56,21 @@ func TestRevokedPeer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &verifier{c: &config.Validation{}, roots: before, usage: x509.ExtKeyUsageClientAuth}
+	v := &verifier{c: &config.Validation{Anchors: before}, usage: x509.ExtKeyUsageClientAuth}
+	check := func(c *x509.Certificate) error {
+		return v.verify(nil, tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}})
+	}
 	for _, c := range []*x509.Certificate{good, bad} {
-		if err := v.chain(nil, []*x509.Certificate{c}); err != nil {
+		if err := check(c); err != nil {
 			t.Errorf("before: %v", err)
 		}
 	}
-	v.roots = after
-	if err := v.chain(nil, []*x509.Certificate{good}); err != nil {
+	v = &verifier{c: &config.Validation{Anchors: after}, usage: x509.ExtKeyUsageClientAuth}
+	if err := check(good); err != nil {
 		t.Errorf("good: %v", err)
 	}
 	for range 2 {
-		if err := v.chain(nil, []*x509.Certificate{bad}); err == nil || !strings.Contains(err.Error(), "revoked") {
+		if err := check(bad); err == nil || !strings.Contains(err.Error(), "revoked") {
 			t.Errorf("bad: %v", err)
 		}
 	}

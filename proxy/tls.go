@@ -5,12 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/proxy/config"
 )
 
@@ -24,24 +22,10 @@ type Secrets interface {
 }
 
 // Roots are trust anchors. Immutable.
-type Roots struct {
-	Pool         *x509.CertPool
-	Certificates []*x509.Certificate
-	Revoked      []*x509.RevocationList // lists that chains are checked against, none if empty
-}
+type Roots = config.Anchors
 
-// NewRoots reads PEM certificates.
-func NewRoots(b []byte) (*Roots, error) {
-	all, lists, err := certs.Anchors(b)
-	if err != nil {
-		return nil, fmt.Errorf("the PEM of the trust anchors: %w", err)
-	}
-	r := &Roots{Pool: x509.NewCertPool(), Certificates: all, Revoked: lists}
-	for _, c := range all {
-		r.Pool.AddCert(c)
-	}
-	return r, nil
-}
+// NewRoots reads PEM: certificates, and revocation lists beside them.
+func NewRoots(b []byte) (*Roots, error) { return config.ParseAnchors(b) }
 
 type noSecrets struct{}
 
@@ -89,19 +73,13 @@ type serverTLS struct {
 
 type clientTLS struct{ cfg *tls.Config }
 
-func (t *tlsContexts) server(p *Proxy, c *config.DownstreamTLS) (*tls.Config, error) {
+func (t *tlsContexts) server(p *Proxy, c *config.DownstreamTLS) *tls.Config {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.servers[c]; s != nil {
-		return s.cfg, nil
+		return s.cfg
 	}
-	cfg, v, err := p.tlsConfig(&c.TLS)
-	if err != nil {
-		return nil, err
-	}
-	if len(c.Certificates) == 0 {
-		return nil, errors.New("the TLS context has no certificate")
-	}
+	cfg, v := p.tlsConfig(&c.TLS)
 	switch {
 	case c.RequireClientCert:
 		cfg.ClientAuth = tls.RequireAnyClientCert
@@ -139,7 +117,7 @@ func (t *tlsContexts) server(p *Proxy, c *config.DownstreamTLS) (*tls.Config, er
 		t.servers = map[*config.DownstreamTLS]*serverTLS{}
 	}
 	t.servers[c] = s
-	return cfg, nil
+	return cfg
 }
 
 // localURI returns the URI by which the certificate of a server names us.
@@ -176,15 +154,12 @@ func certificateURI(k *tls.Certificate) string {
 }
 
 // client returns the configuration for a connection.
-func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, o dialOptions) (*tls.Config, error) {
+func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, o dialOptions) *tls.Config {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := t.clients[c]
 	if k == nil {
-		cfg, v, err := p.tlsConfig(&c.TLS)
-		if err != nil {
-			return nil, err
-		}
+		cfg, v := p.tlsConfig(&c.TLS)
 		cfg.ServerName = c.SNI
 		cfg.InsecureSkipVerify = true // VerifyConnection does it
 		autoSAN := c.AutoSAN
@@ -207,7 +182,7 @@ func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, o dialOptions) (*t
 		t.clients[c] = k
 	}
 	if o.sni == "" && o.alpn == nil {
-		return k.cfg, nil
+		return k.cfg
 	}
 	cfg := k.cfg.Clone()
 	if o.sni != "" {
@@ -216,11 +191,11 @@ func (t *tlsContexts) client(p *Proxy, c *config.UpstreamTLS, o dialOptions) (*t
 	if o.alpn != nil {
 		cfg.NextProtos = o.alpn
 	}
-	return cfg, nil
+	return cfg
 }
 
 // tlsConfig makes what both sides have. The verifier is nil if the peer is not verified.
-func (p *Proxy) tlsConfig(c *config.TLS) (*tls.Config, *verifier, error) {
+func (p *Proxy) tlsConfig(c *config.TLS) (*tls.Config, *verifier) {
 	cfg := &tls.Config{
 		MinVersion:   c.MinVersion,
 		MaxVersion:   c.MaxVersion,
@@ -238,11 +213,7 @@ func (p *Proxy) tlsConfig(c *config.TLS) (*tls.Config, *verifier, error) {
 	if len(c.Certificates) > 0 {
 		gets := make([]func() (*tls.Certificate, error), len(c.Certificates))
 		for i := range c.Certificates {
-			get, err := p.keyPair(&c.Certificates[i])
-			if err != nil {
-				return nil, nil, err
-			}
-			gets[i] = get
+			gets[i] = p.keyPair(&c.Certificates[i])
 		}
 		cfg.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			var first *tls.Certificate
@@ -263,80 +234,24 @@ func (p *Proxy) tlsConfig(c *config.TLS) (*tls.Config, *verifier, error) {
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return gets[0]() }
 	}
 	if c.Validation == nil {
-		return cfg, nil, nil
+		return cfg, nil
 	}
-	v := &verifier{c: c.Validation}
-	if d := c.Validation.CA; d.File != "" || len(d.Inline) > 0 {
-		b, err := read(d)
-		if err != nil {
-			return nil, nil, fmt.Errorf("trusted_ca: %w", err)
-		}
-		if v.roots, err = NewRoots(b); err != nil {
-			return nil, nil, fmt.Errorf("trusted_ca: %w", err)
-		}
-	}
-	if c.Validation.SystemRoots {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			return nil, nil, fmt.Errorf("system roots: %w", err)
-		}
-		v.roots = &Roots{Pool: pool}
-	}
-	return cfg, v, nil
-}
-
-func read(d config.Data) ([]byte, error) {
-	if d.File != "" {
-		return os.ReadFile(d.File)
-	}
-	return d.Inline, nil
+	return cfg, &verifier{c: c.Validation}
 }
 
 // keyPair returns a function that gives the certificate as it is now.
-func (p *Proxy) keyPair(c *config.Certificate) (func() (*tls.Certificate, error), error) {
-	if c.SDS.Name == "" {
-		k, err := loadKeyPair(c)
-		if err != nil {
-			return nil, err
-		}
-		return func() (*tls.Certificate, error) { return k, nil }, nil
+func (p *Proxy) keyPair(c *config.Certificate) func() (*tls.Certificate, error) {
+	if c.Pair != nil {
+		return func() (*tls.Certificate, error) { return c.Pair, nil }
 	}
 	name := c.SDS.Name
-	var mu sync.Mutex
-	var from *config.Secret
-	var made *tls.Certificate
 	return func() (*tls.Certificate, error) {
 		if s := p.snap.Load().cfg.Secrets[name]; s != nil && s.Certificate != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			if s != from {
-				k, err := loadKeyPair(s.Certificate)
-				if err != nil {
-					return nil, fmt.Errorf("secret %q: %w", name, err)
-				}
-				from, made = s, k
-			}
-			return made, nil
+			return s.Certificate.Pair, nil
 		}
 		if k := p.secrets.KeyPair(name); k != nil {
 			return k, nil
 		}
 		return nil, fmt.Errorf("certificate %q has not come yet", name)
-	}, nil
-}
-
-func loadKeyPair(c *config.Certificate) (*tls.Certificate, error) {
-	chain, err := read(c.Chain)
-	if err != nil {
-		return nil, fmt.Errorf("certificate_chain: %w", err)
 	}
-	key, err := read(c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("private_key: %w", err)
-	}
-	k, err := tls.X509KeyPair(chain, key)
-	if err != nil {
-		return nil, fmt.Errorf("certificate and key: %w", err)
-	}
-	return &k, nil
 }

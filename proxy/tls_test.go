@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/test/envoytest"
 )
 
@@ -68,7 +69,7 @@ func (a *authority) issue(uri string, dns ...string) *tls.Certificate {
 }
 
 func (a *authority) roots() *Roots {
-	r, err := NewRoots(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
+	r, err := config.ParseAnchors(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}))
 	if err != nil {
 		a.t.Fatal(err)
 	}

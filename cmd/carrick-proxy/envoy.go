@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/proxy"
 	"github.com/carrick-mesh/carrick/proxy/admin"
 	"github.com/carrick-mesh/carrick/proxy/config"
@@ -230,36 +232,21 @@ func dialCluster(c *config.Cluster) (*grpc.ClientConn, error) {
 func clientTLS(u *config.UpstreamTLS) (*tls.Config, error) {
 	t := &tls.Config{MinVersion: u.MinVersion, MaxVersion: u.MaxVersion, ServerName: u.SNI, CipherSuites: u.Ciphers}
 	for _, c := range u.Certificates {
-		chain, err := read(c.Chain)
-		if err != nil {
-			return nil, err
+		if c.Pair == nil {
+			return nil, fmt.Errorf("certificate %q comes by SDS, which needs this connection", c.SDS.Name)
 		}
-		key, err := read(c.Key)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(chain, key)
-		if err != nil {
-			return nil, fmt.Errorf("certificate: %w", err)
-		}
-		t.Certificates = append(t.Certificates, pair)
+		t.Certificates = append(t.Certificates, *c.Pair)
 	}
 	v := u.Validation
 	if v == nil {
 		t.InsecureSkipVerify = true // as Envoy: no validation context, no verification
 		return t, nil
 	}
-	var roots *x509.CertPool // nil: the system's
-	if !v.SystemRoots {
-		ca, err := read(v.CA)
-		if err != nil {
-			return nil, err
-		}
-		anchors, err := proxy.NewRoots(ca)
-		if err != nil {
-			return nil, fmt.Errorf("validation context: trusted_ca: %w", err)
-		}
-		roots = anchors.Pool
+	if v.Anchors == nil {
+		return nil, errors.New("validation context: no trusted_ca, and pins alone are not supported here")
+	}
+	if len(v.SPKI)+len(v.Hash) > 0 {
+		return nil, errors.New("validation context: pins are not supported for the ADS server")
 	}
 	t.InsecureSkipVerify = true // verified below: Envoy checks names only where it is told to
 	t.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -268,7 +255,15 @@ func clientTLS(u *config.UpstreamTLS) (*tls.Config, error) {
 			pool.AddCert(c)
 		}
 		leaf := cs.PeerCertificates[0]
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool}); err != nil {
+		chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.Anchors.Pool, Intermediates: pool})
+		if err != nil {
+			return err
+		}
+		lists := append(slices.Clip(v.Anchors.Revoked), v.Revoked...)
+		if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+			err = certs.Revoked(chain, lists, time.Now(), v.LeafCRLOnly)
+			return err == nil
+		}) {
 			return err
 		}
 		if len(v.SANs) == 0 {
@@ -291,13 +286,6 @@ func clientTLS(u *config.UpstreamTLS) (*tls.Config, error) {
 		return fmt.Errorf("the server's certificate is for %s, none of the expected names", strings.Join(names, ", "))
 	}
 	return t, nil
-}
-
-func read(d config.Data) ([]byte, error) {
-	if d.File == "" {
-		return d.Inline, nil
-	}
-	return os.ReadFile(d.File)
 }
 
 // measure brings the gauges up to date that are of the whole process.

@@ -252,7 +252,7 @@ func (c *Cluster) compileDNS(m *cluster.Cluster, _ *needs) error {
 
 func (c *Cluster) compileFilters(m *cluster.Cluster, _ *needs) error {
 	for i, f := range m.Filters {
-		if !skipped(f.Name) {
+		if !leftOut(f.GetTypedConfig()) {
 			return inIndex("filters", i, notSupported(f.Name))
 		}
 	}
@@ -263,8 +263,8 @@ func (c *Cluster) compileFilters(m *cluster.Cluster, _ *needs) error {
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 func (c *Cluster) compileHTTP(m *cluster.Cluster, _ *needs) error {
-	for name := range m.TypedExtensionProtocolOptions {
-		if name != httpOptions && !skipped(name) {
+	for name, a := range m.TypedExtensionProtocolOptions {
+		if name != httpOptions && !leftOut(a) {
 			return inKey("typed_extension_protocol_options", name, errNotSupported)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	grpcstats "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	preservecase "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -165,7 +166,27 @@ func compileHTTP1(m *core.Http1ProtocolOptions) (HTTP1Options, error) {
 		Trailers:           m.GetEnableTrailers(),
 		AllowChunkedLength: m.GetAllowChunkedLength(),
 	}
-	return o, nil
+	return o, in("header_key_format", o.compileNames(m.GetHeaderKeyFormat()))
+}
+
+func (o *HTTP1Options) compileNames(m *core.Http1ProtocolOptions_HeaderKeyFormat) error {
+	if m == nil {
+		return nil
+	}
+	switch f := m.HeaderFormat.(type) {
+	case *core.Http1ProtocolOptions_HeaderKeyFormat_ProperCaseWords_:
+		o.ProperCase = true
+	case *core.Http1ProtocolOptions_HeaderKeyFormat_StatefulFormatter:
+		p, err := unpackAs[*preservecase.PreserveCaseFormatterConfig](f.StatefulFormatter.GetTypedConfig())
+		if err != nil {
+			return in("stateful_formatter", in("typed_config", err))
+		}
+		o.KeepCase = true
+		o.OthersProper = p.FormatterTypeOnEnvoyHeaders == preservecase.PreserveCaseFormatterConfig_PROPER_CASE
+	default:
+		return errors.New("is empty")
+	}
+	return nil
 }
 
 // compileHTTP2 gives absent windows Envoy's present defaults.
@@ -183,7 +204,7 @@ func compileHTTP2(m *core.Http2ProtocolOptions, streams uint32) HTTP2Options {
 func compileFilters(fs []*hcm.HttpFilter) ([]HTTPFilter, error) {
 	var out []HTTPFilter
 	for i, f := range fs {
-		if skipped(f.Name) {
+		if leftOut(f.GetTypedConfig()) {
 			continue
 		}
 		c, err := compileFilter(f.GetTypedConfig())

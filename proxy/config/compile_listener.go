@@ -20,10 +20,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// skipped reports whether an extension of that name is Istio's own, which only Istio's build of Envoy
-// has: it adds telemetry, and leaving it out changes no traffic.
-func skipped(name string) bool { return strings.HasPrefix(name, "istio.") || name == "istio_authn" }
-
 func compileListener(m *listener.Listener, ns *needs) (*Listener, error) {
 	l := &Listener{
 		Name:              m.Name,
@@ -122,7 +118,7 @@ func (l *Listener) compileAddresses(m *listener.Listener) error {
 }
 
 func (l *Listener) compileFilter(f *listener.ListenerFilter) error {
-	if skipped(f.Name) {
+	if leftOut(f.GetTypedConfig()) {
 		return nil
 	}
 	m, err := unpack(f.GetTypedConfig())
@@ -244,7 +240,7 @@ func compileChain(m *listener.FilterChain, ns *needs) (*FilterChain, error) {
 }
 
 func (c *FilterChain) compileFilter(f *listener.Filter, ns *needs) error {
-	if skipped(f.Name) {
+	if leftOut(f.GetTypedConfig()) {
 		return nil
 	}
 	m, err := unpack(f.GetTypedConfig())

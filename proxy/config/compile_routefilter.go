@@ -16,7 +16,7 @@ import (
 func compilePerFilter(m map[string]*anypb.Any) (map[string]FilterConfig, error) {
 	var out map[string]FilterConfig
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		if skipped(name) {
+		if leftOut(m[name]) {
 			continue
 		}
 		c, err := compileRouteFilter(m[name])

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/carrick-mesh/carrick/resource"
 )
@@ -29,15 +31,15 @@ func marshal(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// opaque replaces Any values whose type has no Go code by an Any of a type that has, so that protojson
-// can read a dump. It is what an Istio extension looks like to this package: a type it does not know.
+// opaque replaces Any values whose type has no Go code by one that has, the URL of the type in a
+// StringValue, so that protojson can read a dump; foreign makes it that type again.
 func opaque(v any) any {
 	switch x := v.(type) {
 	case map[string]any:
 		if url, ok := x["@type"].(string); ok {
 			name := protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:])
 			if _, err := protoregistry.GlobalTypes.FindMessageByName(name); err != nil {
-				return map[string]any{"@type": "type.googleapis.com/google.protobuf.Empty", "value": map[string]any{}}
+				return map[string]any{"@type": "type.googleapis.com/google.protobuf.StringValue", "value": url}
 			}
 		}
 		for k := range x {
@@ -49,6 +51,39 @@ func opaque(v any) any {
 		}
 	}
 	return v
+}
+
+// foreign gives the Any values that opaque replaced in m, also those within an Any, their types.
+func foreign(t testing.TB, m protoreflect.Message) {
+	if a, ok := m.Interface().(*anypb.Any); ok {
+		x, err := a.UnmarshalNew()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := x.(*wrapperspb.StringValue); ok {
+			a.TypeUrl, a.Value = v.Value, nil
+			return
+		}
+		foreign(t, x.ProtoReflect())
+		if a.Value, err = proto.Marshal(x); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.Message() == nil || fd.IsMap() && fd.MapValue().Message() == nil:
+		case fd.IsMap():
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool { foreign(t, v.Message()); return true })
+		case fd.IsList():
+			for i := range v.List().Len() {
+				foreign(t, v.List().Get(i).Message())
+			}
+		default:
+			foreign(t, v.Message())
+		}
+		return true
+	})
 }
 
 // readDump returns the resources of a dump: an object of lists, by kind.
@@ -73,6 +108,7 @@ func readDump(t testing.TB, path string) []Source {
 			if err := protojson.Unmarshal(b, m); err != nil {
 				t.Fatalf("%s: %v", path, err)
 			}
+			foreign(t, m.ProtoReflect())
 			out = append(out, Source{Type: typeURL, Resource: resource.New(name(), marshal(t, m))})
 		}
 	}

@@ -1,7 +1,10 @@
 package config
 
 import (
+	"crypto/sha256"
 	ctls "crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -101,7 +104,9 @@ func (t *TLS) compile(m *tls.CommonTlsContext, ns *needs) error {
 	var err error
 	switch v := m.GetValidationContextType().(type) {
 	case *tls.CommonTlsContext_ValidationContext:
-		t.Validation, err = compileValidation(v.ValidationContext)
+		if t.Validation, err = compileValidation(v.ValidationContext); err == nil {
+			err = t.Validation.whole()
+		}
 		err = in("validation_context", err)
 	case *tls.CommonTlsContext_ValidationContextSdsSecretConfig:
 		t.Validation = &Validation{}
@@ -158,7 +163,9 @@ func compileCertificate(m *tls.TlsCertificate) (Certificate, error) {
 	if c.Key.empty() {
 		return c, in("private_key", errors.New("is missing"))
 	}
-	return c, nil
+	var err error
+	c.Pair, err = loadPair(c.Chain, c.Key)
+	return c, err
 }
 
 func (d Data) empty() bool { return d.File == "" && len(d.Inline) == 0 }
@@ -169,9 +176,22 @@ func compileValidation(m *tls.CertificateValidationContext) (*Validation, error)
 		SPKI: m.GetVerifyCertificateSpki(), AllowExpired: m.GetAllowExpiredCertificate(),
 		SystemRoots:     m.GetSystemRootCerts() != nil,
 		AcceptUntrusted: m.GetTrustChainVerification() == tls.CertificateValidationContext_ACCEPT_UNTRUSTED,
+		CRL:             compileData(m.GetCrl()), LeafCRLOnly: m.GetOnlyVerifyLeafCertCrl(),
 	}
-	for _, h := range m.GetVerifyCertificateHash() {
-		v.Hash = append(v.Hash, strings.ToLower(strings.ReplaceAll(h, ":", "")))
+	if err := v.loadAnchors(); err != nil {
+		return nil, err
+	}
+	for i, p := range v.SPKI {
+		if b, err := base64.StdEncoding.DecodeString(p); err != nil || len(b) != sha256.Size {
+			return nil, inIndex("verify_certificate_spki", i, errors.New("is not the base64 of a SHA-256"))
+		}
+	}
+	for i, h := range m.GetVerifyCertificateHash() {
+		h = strings.ToLower(strings.ReplaceAll(h, ":", ""))
+		if b, err := hex.DecodeString(h); err != nil || len(b) != sha256.Size {
+			return nil, inIndex("verify_certificate_hash", i, errors.New("is not a SHA-256 in hexadecimal"))
+		}
+		v.Hash = append(v.Hash, h)
 	}
 	for i, s := range m.GetMatchSubjectAltNames() {
 		x, err := compileString(s)

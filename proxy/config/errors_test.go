@@ -124,8 +124,7 @@ func TestRefusals(t *testing.T) {
 
 // What Istio's own Envoy has more than others is left out; an optional filter too.
 func TestLeftOut(t *testing.T) {
-	text := hcmListener(`rds: {route_config_name: a, config_source: {ads: {}}}, http_filters: [{name: istio.stats, typed_config: ` + anyUnknown +
-		`}, {name: other, is_optional: true, typed_config: ` + anyUnknown + `}, ` + routerFilter + `]`)
+	text := hcmListener(`rds: {route_config_name: a, config_source: {ads: {}}}, http_filters: [` + istioStats + `, {name: other, is_optional: true, typed_config: ` + anyUnknown + `}, ` + routerFilter + `]`)
 	m := fromYAML(t, strings.ReplaceAll(text, "\t", " "), &listener.Listener{})
 	var comp Compiler
 	needs, err := comp.Decode(resource.ListenerType, resource.New("x", marshal(t, m)))

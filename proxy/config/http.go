@@ -111,6 +111,9 @@ type HTTP1Options struct {
 	DefaultHost        string // for HTTP/1.0 requests without Host
 	Trailers           bool
 	AllowChunkedLength bool // Content-Length beside chunked: drop it instead of refusing
+	ProperCase         bool // write names in proper case
+	KeepCase           bool // what is read keeps the spelling of its names until it is written
+	OthersProper       bool // with KeepCase: names of the proxy's own in proper case
 }
 
 // HTTP2Options are of either side of HTTP/2.

@@ -1,5 +1,10 @@
 package config
 
+import (
+	"crypto/tls"
+	"crypto/x509"
+)
+
 // TLS is what both sides of TLS contexts have. Immutable.
 type TLS struct {
 	Certificates []Certificate // empty: none
@@ -11,11 +16,12 @@ type TLS struct {
 	Curves       []uint16 // crypto/tls CurveID numbers; empty: defaults
 }
 
-// Certificate is a certificate with its key: by SDS name, by file or inline.
+// Certificate is a certificate with its key: by SDS name, or the pair itself, read from Chain and Key.
 type Certificate struct {
 	SDS   SecretRef
 	Chain Data
 	Key   Data
+	Pair  *tls.Certificate // nil: it comes by SDS
 }
 
 // SecretRef names a secret.
@@ -31,11 +37,15 @@ type Data struct {
 
 // Validation says which peers are trusted.
 type Validation struct {
-	SDS             SecretRef    // the roots, if Name is set
-	CA              Data         // or here; with neither, any certificate is taken whose SANs match
-	SANs            []SANMatcher // any of these; empty: any name
-	SPKI            []string     // base64 SHA-256 of the key; any of these, if not empty
-	Hash            []string     // lower-case hex SHA-256 of the certificate; any of these, if not empty
+	SDS             SecretRef // the roots, if Name is set
+	CA              Data      // or here
+	Anchors         *Anchors  // what CA and SystemRoots have; nil: any certificate is taken whose pins match
+	CRL             Data
+	Revoked         []*x509.RevocationList // what CRL has, beside those in CA
+	LeafCRLOnly     bool                   // the lists are asked for the peer's own certificate only
+	SANs            []SANMatcher           // any of these; empty: any name
+	SPKI            []string               // base64 SHA-256 of the key; any of these, if not empty
+	Hash            []string               // lower-case hex SHA-256 of the certificate; any of these, if not empty
 	AllowExpired    bool
 	SystemRoots     bool
 	AcceptUntrusted bool // trust_chain_verification ACCEPT_UNTRUSTED

@@ -32,6 +32,7 @@ type Header struct {
 	fields []field
 	pseudo [pseudos]span
 	joined []byte
+	names  names
 }
 
 type span struct{ lo, hi uint32 } // hi 0: not there
@@ -50,9 +51,13 @@ func (h *Header) Reset() {
 	if cap(h.joined) > keep {
 		h.joined = nil
 	}
+	if cap(h.names.text) > keep {
+		h.names.text = nil
+	}
 	h.buf = h.buf[:0]
 	h.fields = h.fields[:0]
 	h.pseudo = [pseudos]span{}
+	h.names = names{text: h.names.text[:0]}
 }
 
 // Load empties h and makes b, copied, its buffer; it returns the copy, in which a parser may fold
@@ -231,6 +236,8 @@ func (h *Header) CopyFrom(o *Header) {
 	h.buf = append(h.buf, o.buf...)
 	h.fields = append(h.fields, o.fields...)
 	h.pseudo = o.pseudo
+	h.names.on, h.names.proper = o.names.on, o.names.proper
+	h.names.text = append(h.names.text, o.names.text...)
 }
 
 // ValidName reports whether s is a lower-case token.

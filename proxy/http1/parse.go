@@ -50,6 +50,9 @@ type Message struct {
 // Options are what a parser accepts beyond the strict minimum.
 type Options struct {
 	MaxFields int // 0: 100
+	// KeepNames makes the header remember how names were spelled; see header.KeepNames.
+	KeepNames    bool
+	OthersProper bool // names of our own are then written in proper case
 	// AllowChunkedLength drops a Content-Length beside chunked instead of refusing the message.
 	AllowChunkedLength bool
 }
@@ -78,7 +81,7 @@ func Blank(b []byte) int {
 // unless it is asked for) are left out of h; Host becomes :authority and an absolute target is taken apart.
 func ParseRequest(head []byte, h *header.Header, m *Message, o *Options) error {
 	*m = Message{}
-	b := h.Load(head)
+	b := o.load(head, h)
 	i := 0
 	for i < len(b) && header.Lower[b[i]] != 0 {
 		i++
@@ -161,7 +164,7 @@ func target(b []byte, lo, hi int, h *header.Header) (absolute bool, err error) {
 // ParseResponse parses a response head that End delimited into h and m, as ParseRequest does.
 func ParseResponse(head []byte, h *header.Header, m *Message, o *Options) error {
 	*m = Message{}
-	b := h.Load(head)
+	b := o.load(head, h)
 	// HTTP/1.1 200[ reason]
 	if len(b) < 14 || string(b[:7]) != "HTTP/1." || b[7] != '0' && b[7] != '1' || b[8] != ' ' {
 		return ErrStatusLine
@@ -195,6 +198,15 @@ func ParseResponse(head []byte, h *header.Header, m *Message, o *Options) error 
 	return nil
 }
 
+// load makes head the buffer of h.
+func (o *Options) load(head []byte, h *header.Header) []byte {
+	b := h.Load(head)
+	if o.KeepNames {
+		h.KeepNames(o.OthersProper)
+	}
+	return b
+}
+
 func fields(b []byte, i int, h *header.Header, m *Message, o *Options, request, absolute bool) error {
 	maxFields := o.MaxFields
 	if maxFields == 0 {
@@ -212,6 +224,9 @@ func fields(b []byte, i int, h *header.Header, m *Message, o *Options, request, 
 			return ErrFields
 		}
 		lo := i
+		if o.KeepNames {
+			h.KeepName(b[lo:])
+		}
 		for {
 			l := header.Lower[b[i]]
 			if l == 0 {

@@ -12,6 +12,7 @@ type Framing struct {
 	Close   bool // Connection: close
 	Upgrade bool // Connection: upgrade; the header has an upgrade field
 	Minor0  bool // answer a client of HTTP/1.0
+	Proper  bool // names in proper case, unless the header remembers how they were spelled
 }
 
 // AppendRequest appends a request head.
@@ -23,10 +24,10 @@ func AppendRequest(dst []byte, h *header.Header, f Framing) []byte {
 	} else { // CONNECT
 		dst = append(dst, h.Pseudo(header.Authority)...)
 	}
-	dst = append(dst, " HTTP/1.1\r\nhost: "...)
+	dst = f.name(append(dst, " HTTP/1.1\r\n"...), h, "host: ")
 	dst = append(dst, h.Pseudo(header.Authority)...)
 	dst = append(dst, "\r\n"...)
-	return f.finish(h.AppendTo(dst))
+	return f.finish(dst, h)
 }
 
 // AppendResponse appends a response head; its status is the pseudo-header.
@@ -42,22 +43,36 @@ func AppendResponse(dst []byte, h *header.Header, f Framing) []byte {
 	dst = append(dst, ' ')
 	dst = append(dst, Reason(s)...)
 	dst = append(dst, "\r\n"...)
-	return f.finish(h.AppendTo(dst))
+	return f.finish(dst, h)
 }
 
-func (f Framing) finish(dst []byte) []byte {
+// finish appends the fields, those that frame the message, and the empty line.
+func (f Framing) finish(dst []byte, h *header.Header) []byte {
+	if h.Spells() || f.Proper {
+		dst = h.AppendSpelled(dst, f.Proper)
+	} else {
+		dst = h.AppendTo(dst)
+	}
 	if f.Chunked {
-		dst = append(dst, "transfer-encoding: chunked\r\n"...)
+		dst = append(f.name(dst, h, "transfer-encoding: "), "chunked\r\n"...)
 	}
 	switch {
 	case f.Upgrade:
-		dst = append(dst, "connection: upgrade\r\n"...)
+		dst = append(f.name(dst, h, "connection: "), "upgrade\r\n"...)
 	case f.Close:
-		dst = append(dst, "connection: close\r\n"...)
+		dst = append(f.name(dst, h, "connection: "), "close\r\n"...)
 	case f.Minor0:
-		dst = append(dst, "connection: keep-alive\r\n"...)
+		dst = append(f.name(dst, h, "connection: "), "keep-alive\r\n"...)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// name appends the name of a field with its colon and blank.
+func (f Framing) name(dst []byte, h *header.Header, name string) []byte {
+	if !h.Spells() && !f.Proper {
+		return append(dst, name...)
+	}
+	return append(h.AppendName(dst, name[:len(name)-2], f.Proper), ": "...)
 }
 
 // AppendChunkHead appends the line before a chunk of n bytes, n > 0; ChunkEnd goes after it.
