@@ -34,8 +34,9 @@ func Program(t testing.TB) string {
 }
 
 // Start runs Envoy on a bootstrap (YAML, whose admin listens on port 0) until the test ends, and
-// returns the admin's address, HOST:PORT. Envoy's log is shown if the test fails.
-func Start(t testing.TB, bootstrap string) string {
+// returns the admin's address, HOST:PORT; more are further arguments. Envoy's log is shown if the test
+// fails.
+func Start(t testing.TB, bootstrap string, more ...string) string {
 	t.Helper()
 	program, dir := Program(t), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "envoy.yaml"), []byte(bootstrap), 0o600); err != nil {
@@ -46,7 +47,8 @@ func Start(t testing.TB, bootstrap string) string {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "-c", "envoy.yaml", "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", "admin", "-l", "warning")
+	args := []string{"-c", "envoy.yaml", "--concurrency", "1", "--use-dynamic-base-id", "--admin-address-path", "admin", "-l", "warning"}
+	cmd := exec.Command(program, append(args, more...)...)
 	cmd.Dir, cmd.Stderr = dir, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
