@@ -91,7 +91,11 @@ func (a *app) analyzeInjection(ctx context.Context, c *cluster, name string) (ou
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, hooks...)
+	pools, err := a.analyzePools(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	out = slices.Concat(out, hooks, pools)
 	for i := range out {
 		out[i].Cluster = name
 	}

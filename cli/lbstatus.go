@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"github.com/carrick-mesh/carrick/install"
+	"github.com/carrick-mesh/carrick/lb"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // lbView is what lb status says of a cluster.
@@ -26,6 +26,7 @@ type lbPool struct {
 	Name       string   `json:"name"`
 	Addresses  []string `json:"addresses"`
 	AutoAssign bool     `json:"autoAssign"`
+	Problem    string   `json:"problem,omitempty"` // why it gives out nothing
 }
 
 type lbSpeaker struct {
@@ -68,15 +69,19 @@ func (a *app) lbStatus() *cobra.Command {
 }
 
 func (v *lbView) readPools(ctx context.Context, c *cluster) error {
-	gvr := schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "ipaddresspools"}
-	pools, err := c.Dynamic.Resource(gvr).Namespace(install.LBNamespace).List(ctx, metav1.ListOptions{})
+	pools, err := c.Dynamic.Resource(lb.PoolResource).Namespace(install.LBNamespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("listing IPAddressPools: %w (is the load balancer installed? carrick lb install)", err)
 	}
+	problems := lb.Problems(pools.Items)
 	for _, p := range pools.Items {
 		addresses, _, _ := unstructured.NestedStringSlice(p.Object, "spec", "addresses")
 		auto, given, _ := unstructured.NestedBool(p.Object, "spec", "autoAssign")
-		v.Pools = append(v.Pools, lbPool{p.GetName(), addresses, auto || !given})
+		pool := lbPool{Name: p.GetName(), Addresses: addresses, AutoAssign: auto || !given}
+		if err := problems[pool.Name]; err != nil {
+			pool.Problem = err.Error()
+		}
+		v.Pools = append(v.Pools, pool)
 	}
 	return nil
 }
@@ -134,7 +139,11 @@ func (v *lbView) readServices(ctx context.Context, c *cluster) error {
 func (v *lbView) print(out io.Writer) error {
 	var pools, speakers, services [][]string
 	for _, p := range v.Pools {
-		pools = append(pools, []string{p.Name, strings.Join(p.Addresses, ","), fmt.Sprint(p.AutoAssign)})
+		state := "in use"
+		if p.Problem != "" {
+			state = "refused: " + p.Problem
+		}
+		pools = append(pools, []string{p.Name, strings.Join(p.Addresses, ","), fmt.Sprint(p.AutoAssign), state})
 	}
 	for _, s := range v.Speakers {
 		speakers = append(speakers, []string{s.Node, s.State})
@@ -146,7 +155,7 @@ func (v *lbView) print(out io.Writer) error {
 		}
 		services = append(services, []string{s.Service, address, s.Event})
 	}
-	if err := table(out, "POOL\tADDRESSES\tAUTO ASSIGN", pools); err != nil {
+	if err := table(out, "POOL\tADDRESSES\tAUTO ASSIGN\tSTATE", pools); err != nil {
 		return err
 	}
 	if len(pools) == 0 {

@@ -48,6 +48,8 @@ type controller struct {
 	services, namespaces cache.SharedIndexInformer
 	pools                *poolWatch
 
+	holds   pool.Holds            // who has, or last had, each address
+	kept    bool                  // holds are written down
 	written map[types.UID]written // what the watch may not show yet
 	refused map[types.UID]string  // the refusal last told
 	counts  map[string]poolCounts // as last written
@@ -110,8 +112,17 @@ func runLeader(ctx context.Context, k kubernetes.Interface, d dynamic.Interface,
 	typed.Start(ctx.Done())
 	custom.Start(ctx.Done())
 	defer func() { typed.Shutdown(); custom.Shutdown() }()
-	if err := waitSynced(ctx, log, map[string]cache.SharedIndexInformer{"services": c.services, "namespaces": c.namespaces, "ipaddresspools": c.pools.informer}); err != nil {
+	err := waitSynced(ctx, log, map[string]cache.SharedIndexInformer{
+		"services": c.services, "namespaces": c.namespaces, "ipaddresspools": c.pools.informer,
+	})
+	if err != nil {
 		return nil
+	}
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	c.holds, err = readHolds(call, k, o.Namespace)
+	cancel()
+	if err != nil {
+		log.Warn("who last had which address is not known; an address freed before now may go to another Service", "error", err)
 	}
 	log.Info("assigning addresses to Services")
 	changes.pull()
@@ -166,7 +177,8 @@ func (c *controller) reconcile(ctx context.Context) {
 	gone := func(uid types.UID) bool { return !seen[uid] }
 	maps.DeleteFunc(c.written, func(uid types.UID, _ written) bool { return gone(uid) })
 	maps.DeleteFunc(c.refused, func(uid types.UID, _ string) bool { return gone(uid) })
-	for i, a := range pool.Assign(pools, wanted) {
+	c.hold(ctx, wanted)
+	for i, a := range pool.Assign(pools, wanted, c.holds) {
 		s := objects[i]
 		if a.Refusal != nil {
 			c.tell(s, a.Refusal.Message)
@@ -178,6 +190,22 @@ func (c *controller) reconcile(ctx context.Context) {
 		}
 	}
 	c.count(ctx, pools)
+}
+
+// hold remembers who has which address, and writes it down where it has changed.
+func (c *controller) hold(ctx context.Context, services []pool.Service) {
+	next, changed := c.holds.Next(services, time.Now().Truncate(time.Second))
+	c.holds, c.kept = next, c.kept && !changed
+	if c.kept {
+		return
+	}
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if err := writeHolds(call, c.kube, c.options.Namespace, next); err != nil {
+		c.log.Warn("who has which address was not written down; trying again", "error", err)
+		return
+	}
+	c.kept = true
 }
 
 // mayAct reports whether MetalLB itself is absent.
@@ -332,7 +360,7 @@ func (c *controller) count(ctx context.Context, pools []pool.Pool) {
 		data, err := json.Marshal(map[string]any{"status": n})
 		if err == nil {
 			call, cancel := context.WithTimeout(ctx, callLimit)
-			_, err = c.dynamic.Resource(poolResource).Namespace(c.options.Namespace).Patch(call, p.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+			_, err = c.dynamic.Resource(PoolResource).Namespace(c.options.Namespace).Patch(call, p.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
 			cancel()
 		}
 		if err != nil && !strings.Contains(err.Error(), "not find the requested resource") { // a CRD of before statuses

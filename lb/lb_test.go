@@ -93,7 +93,7 @@ func (c *cluster) apply(r schema.GroupVersionResource, namespace, text string) {
 
 func (c *cluster) pool(name, addresses string) {
 	c.t.Helper()
-	c.apply(poolResource, namespace, fmt.Sprintf("{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: %s}, spec: {addresses: [%s]}}", name, addresses))
+	c.apply(PoolResource, namespace, fmt.Sprintf("{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: %s}, spec: {addresses: [%s]}}", name, addresses))
 }
 
 func (c *cluster) service(name string, change ...func(*corev1.Service)) {
@@ -209,7 +209,8 @@ func TestLBController(t *testing.T) {
 	}
 	c.expect("wants", "10.10.50.76")
 	stop()
-	defer c.controller()()
+	stop = c.controller()
+	defer func() { stop() }()
 	c.pool("more", "10.10.60.0/30")
 	c.expect("fourth", "10.10.60.0")
 	for name, want := range map[string]string{"early": "10.10.50.75", "wants": "10.10.50.76", "third": "10.10.50.77", "class": "", "cloud": "", "outside": ""} {
@@ -222,7 +223,7 @@ func TestLBController(t *testing.T) {
 	c.event("more", "InvalidPool", "spec.addresses")
 	c.service("fifth")
 	c.expect("fifth", "10.10.60.1")
-	u, err := c.dynamic.Resource(poolResource).Namespace(namespace).Get(t.Context(), "first", metav1.GetOptions{})
+	u, err := c.dynamic.Resource(PoolResource).Namespace(namespace).Get(t.Context(), "first", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,12 +234,57 @@ func TestLBController(t *testing.T) {
 	if _, err := c.kube.CoreV1().Services("sample").Patch(t.Context(), "early", types.MergePatchType, []byte(`{"spec":{"type":"ClusterIP"}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// Nobody else gets it within the hour, not even after a restart.
 	c.service("sixth")
-	c.expect("sixth", "10.10.50.75")
+	c.expect("sixth", "10.10.60.2")
+	c.service("seventh")
+	c.expect("seventh", "10.10.60.3")
+	stop()
+	stop = c.controller()
+	c.service("eighth")
+	c.event("eighth", "AllocationFailed", "10.10.50.75 is kept for an hour")
 	eventually(t, "the mark is gone", func() bool {
 		s, err := c.kube.CoreV1().Services("sample").Get(t.Context(), "early", metav1.GetOptions{})
 		return err == nil && s.Annotations[prefix+annFrom] == ""
 	})
+}
+
+// A pool that overlaps one that serves is refused, and says so; no address moves, neither when the pool comes
+// nor when it goes.
+func TestOverlappingPool(t *testing.T) {
+	c := newCluster(t)
+	defer c.controller()()
+	c.pool("pool1", "10.10.50.75-10.10.50.77")
+	c.service("ingress")
+	c.expect("ingress", "10.10.50.75")
+	c.service("eastwest")
+	c.expect("eastwest", "10.10.50.76")
+	created := func(name string) time.Time {
+		u, err := c.dynamic.Resource(PoolResource).Namespace(namespace).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.GetCreationTimestamp().Time
+	}
+	// Creation times have whole seconds, and "extra" comes before "pool1" by name.
+	eventually(t, "the clock shows another second", func() bool { return time.Since(created("pool1")) > time.Second })
+	c.pool("extra", "10.10.50.77-10.10.50.79")
+	c.event("extra", "InvalidPool", "overlaps 10.10.50.75-10.10.50.77 of IPAddressPool pool1, which is older")
+	c.service("third")
+	c.expect("third", "10.10.50.77")
+	c.service("fourth")
+	c.event("fourth", "AllocationFailed", "no IPv4 address is free in IPAddressPool pool1")
+	err := c.dynamic.Resource(PoolResource).Namespace(namespace).Delete(t.Context(), "extra", metav1.DeleteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.pool("later", "10.10.60.0/30")
+	c.expect("fourth", "10.10.60.0")
+	for name, want := range map[string]string{"ingress": "10.10.50.75", "eastwest": "10.10.50.76", "third": "10.10.50.77"} {
+		if got := c.addresses(name); got != want {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
 }
 
 // Where MetalLB itself runs, nothing is assigned.

@@ -18,7 +18,8 @@ import (
 )
 
 var (
-	poolResource = schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "ipaddresspools"}
+	// PoolResource is where IPAddressPools are.
+	PoolResource = schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "ipaddresspools"}
 	l2Resource   = schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: "l2advertisements"}
 )
 
@@ -67,7 +68,10 @@ func readPool(u *unstructured.Unstructured) (pool.Pool, labels.Set, error) {
 	if err != nil {
 		return pool.Pool{}, nil, fmt.Errorf("IPAddressPool %s: spec.addresses: %w", o.Name, err)
 	}
-	p := pool.Pool{Name: o.Name, Ranges: ranges, AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign, AvoidBuggy: o.Spec.AvoidBuggyIPs}
+	p := pool.Pool{
+		Name: o.Name, Created: o.CreationTimestamp.Unix(), Ranges: ranges,
+		AutoAssign: o.Spec.AutoAssign == nil || *o.Spec.AutoAssign, AvoidBuggy: o.Spec.AvoidBuggyIPs,
+	}
 	if a := o.Spec.ServiceAllocation; a != nil {
 		p.Allocation = &pool.Allocation{Priority: a.Priority, Namespaces: a.Namespaces}
 		if p.Allocation.NamespaceSelectors, err = selectors(a.NamespaceSelectors); err != nil {
@@ -212,7 +216,7 @@ func ours(s *corev1.Service, class string, pools []pool.Pool) bool {
 func readService(s *corev1.Service, namespace map[string]string) (pool.Service, error) {
 	out := pool.Service{
 		Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, NamespaceLabels: namespace, Created: s.CreationTimestamp.Unix(),
-		Pool: annotation(s.Annotations, annPool), ShareKey: annotation(s.Annotations, annShare),
+		Pool: annotation(s.Annotations, annPool), ShareKey: annotation(s.Annotations, annShare), From: annotation(s.Annotations, annFrom),
 	}
 	out.Current, _ = ingress(s)
 	for _, f := range s.Spec.IPFamilies {
@@ -249,4 +253,39 @@ func readService(s *corev1.Service, namespace map[string]string) (pool.Service, 
 		}
 	}
 	return out, nil
+}
+
+// poolOf returns the pool of an address that a Service has: the one that its annotation names if that has
+// it, else the first that does; nil if none does.
+func poolOf(pools []pool.Pool, s *corev1.Service, a netip.Addr) (found *pool.Pool) {
+	from := annotation(s.Annotations, annFrom)
+	for i := range pools {
+		p := &pools[i]
+		if p.Contains(a) && (found == nil || p.Name == from) {
+			found = p
+		}
+	}
+	return found
+}
+
+// Problems returns what is wrong with IPAddressPools, by name: what cannot be read, and what overlaps an
+// older one. Pools that are right are not in it.
+func Problems(pools []unstructured.Unstructured) map[string]error {
+	problems := map[string]error{}
+	var good []pool.Pool
+	for i := range pools {
+		p, _, err := readPool(&pools[i])
+		if err != nil {
+			problems[pools[i].GetName()] = err
+			continue
+		}
+		good = append(good, p)
+	}
+	all, _ := pool.Overlaps(good)
+	for _, p := range all {
+		if p.Refused != nil {
+			problems[p.Name] = p.Refused
+		}
+	}
+	return problems
 }

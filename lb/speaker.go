@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +20,6 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/carrick-mesh/carrick/lb/announce"
-	"github.com/carrick-mesh/carrick/lb/pool"
 )
 
 // excludeNode is the label of nodes that take no traffic from load balancers.
@@ -157,11 +155,11 @@ func (s *speaker) reconcile(ctx context.Context) {
 		}
 		addrs, _ := ingress(svc)
 		for _, a := range addrs {
-			i := slices.IndexFunc(pools, func(p pool.Pool) bool { return p.Contains(a) })
-			if i < 0 {
+			p := poolOf(pools, svc, a)
+			if p == nil {
 				continue
 			}
-			interfaces, mine := s.mine(svc, a, pools[i].Name, poolLabels[pools[i].Name], adverts, live)
+			interfaces, mine := s.mine(svc, a, p.Name, poolLabels[p.Name], adverts, live)
 			if !mine {
 				continue
 			}

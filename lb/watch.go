@@ -131,10 +131,11 @@ type poolEntry struct {
 }
 
 func watchPools(f dynamicinformer.DynamicSharedInformerFactory, log *slog.Logger) *poolWatch {
-	return &poolWatch{informer: f.ForResource(poolResource).Informer(), log: log, good: map[string]poolEntry{}, told: map[string]string{}}
+	return &poolWatch{informer: f.ForResource(PoolResource).Informer(), log: log, good: map[string]poolEntry{}, told: map[string]string{}}
 }
 
-// read returns the pools that can be used, by name, and what is wrong with the others.
+// read returns the pools, oldest first, those that are refused among them, their labels by name, and what is
+// wrong with objects.
 func (w *poolWatch) read() (pools []pool.Pool, of map[string]labels.Set, problems map[*unstructured.Unstructured]error) {
 	next := map[string]poolEntry{}
 	problems = map[*unstructured.Unstructured]error{}
@@ -163,23 +164,16 @@ func (w *poolWatch) read() (pools []pool.Pool, of map[string]labels.Set, problem
 		all = append(all, e.pool)
 		of[name] = e.labels
 	}
-	usable, errs := pool.Disjoint(all)
-	for _, err := range errs {
-		w.tell("overlap", err)
-	}
-	for name := range next {
-		used := false
-		for _, p := range usable {
-			used = used || p.Name == name
-		}
-		if !used && objects[name] != nil && problems[objects[name]] == nil {
-			problems[objects[name]] = errors.New("IPAddressPool " + name + " overlaps another one and is not used")
+	pools, _ = pool.Overlaps(all)
+	for _, p := range pools {
+		if u := objects[p.Name]; p.Refused != nil && u != nil && problems[u] == nil {
+			problems[u] = p.Refused
 		}
 	}
 	for u, err := range problems {
 		w.tell(u.GetName(), err)
 	}
-	return usable, of, problems
+	return pools, of, problems
 }
 
 // tell logs a problem once.

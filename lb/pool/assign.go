@@ -53,6 +53,7 @@ type Service struct {
 	ShareKey, Backend string
 
 	Current []netip.Addr // what it has now
+	From    string       // the pool that Current is of, "" if not known
 }
 
 func (s *Service) key() string { return s.Namespace + "/" + s.Name }
@@ -81,12 +82,13 @@ type Assignment struct {
 	Refusal   *Refusal
 }
 
-// Assign gives each Service its addresses; the answers are in the order of services. Pools
-// must be Disjoint. What a Service has and may keep it keeps; then those that ask for an
-// address are served, then all others, older Services first, with the lowest address that
-// is free, or shared as ShareKey allows. The result depends on nothing but the arguments.
-func Assign(pools []Pool, services []Service) []Assignment {
-	a := &assigner{pools: pools, use: map[netip.Addr][]*Service{}}
+// Assign gives each Service its addresses; the answers are in the order of services. Pools are from
+// Overlaps. A Service keeps what it has for as long as a pool has it and the Service asks for nothing else,
+// whatever happens to pools elsewhere. Then those that ask for an address are served, then all others, older
+// Services first, with the lowest address that is free and not kept for others, or shared as ShareKey
+// allows. The result depends on nothing but the arguments.
+func Assign(pools []Pool, services []Service, holds Holds) []Assignment {
+	a := &assigner{pools: pools, holds: holds, use: map[netip.Addr][]*Service{}}
 	out := make([]Assignment, len(services))
 	order := make([]int, len(services))
 	for i := range order {
@@ -116,6 +118,7 @@ func Assign(pools []Pool, services []Service) []Assignment {
 
 type assigner struct {
 	pools []Pool
+	holds Holds
 	use   map[netip.Addr][]*Service
 }
 
@@ -124,11 +127,11 @@ func (a *assigner) keep(s *Service) (Assignment, bool) {
 	if len(s.Current) == 0 || s.Addresses != nil && !sameSet(s.Current, s.Addresses) || !fits(s.Current, s) {
 		return Assignment{}, false
 	}
-	p := a.poolOf(s.Current)
-	if p == nil || !p.serves(s) || s.Pool != "" && s.Pool != p.Name {
+	p := a.poolOf(s.Current, s.From)
+	if p == nil || s.Pool != "" && s.Pool != p.Name {
 		return Assignment{}, false
 	}
-	// A pool that is no longer given out by itself keeps those who are in it.
+	// A pool that is no longer given out, or no longer to this Service, keeps those who are in it.
 	for _, addr := range s.Current {
 		if a.conflict(s, addr) != nil {
 			return Assignment{}, false
@@ -142,13 +145,15 @@ func (a *assigner) requested(s *Service) (Assignment, bool) {
 	if s.Addresses == nil {
 		return Assignment{}, false
 	}
-	p := a.poolOf(s.Addresses)
+	p := a.poolOf(s.Addresses, s.Pool)
 	list := join(s.Addresses)
 	switch {
 	case p == nil:
 		return refuse(Outside, "%s asked for is not in one IPAddressPool; there are %s", list, a.describe())
 	case s.Pool != "" && s.Pool != p.Name:
-		return refuse(Outside, "%s asked for is in IPAddressPool %s, not in %s, which is asked for, too", list, p.Name, s.Pool)
+		return refuse(Outside, "%s asked for is in IPAddressPool %s, not in %s, which is also asked for", list, p.Name, s.Pool)
+	case p.Refused != nil:
+		return refuse(Outside, "%s asked for cannot be given: %v", list, p.Refused)
 	case !p.serves(s):
 		return refuse(Outside, "%s asked for is in IPAddressPool %s, whose serviceAllocation does not allow this Service", list, p.Name)
 	case !fits(s.Addresses, s):
@@ -167,28 +172,21 @@ func (a *assigner) any(s *Service) (Assignment, bool) {
 	var candidates []*Pool
 	for i := range a.pools {
 		p := &a.pools[i]
-		if s.Pool == p.Name || s.Pool == "" && p.AutoAssign && p.serves(s) {
+		if s.Pool == p.Name || s.Pool == "" && p.AutoAssign && p.Refused == nil && p.serves(s) {
 			candidates = append(candidates, p)
 		}
 	}
 	if s.Pool != "" {
-		if len(candidates) == 0 {
+		switch {
+		case len(candidates) == 0:
 			return refuse(Outside, "IPAddressPool %s asked for does not exist; there are %s", s.Pool, a.describe())
-		}
-		if !candidates[0].serves(s) {
+		case candidates[0].Refused != nil:
+			return refuse(Outside, "%v", candidates[0].Refused)
+		case !candidates[0].serves(s):
 			return refuse(Outside, "the serviceAllocation of IPAddressPool %s does not allow this Service", s.Pool)
 		}
 	}
-	rank := func(p *Pool) int {
-		switch {
-		case p.Allocation == nil:
-			return 1 << 62
-		case p.Allocation.Priority <= 0:
-			return 1<<62 - 1
-		}
-		return p.Allocation.Priority
-	}
-	slices.SortStableFunc(candidates, func(p, q *Pool) int { return cmp.Or(cmp.Compare(rank(p), rank(q)), cmp.Compare(p.Name, q.Name)) })
+	slices.SortStableFunc(candidates, func(p, q *Pool) int { return cmp.Or(cmp.Compare(p.rank(), q.rank()), cmp.Compare(p.Name, q.Name)) })
 	// First a pool that serves all families, then, where one is enough, any.
 	for _, all := range []bool{true, false} {
 		if !all && (s.AllFamilies || len(s.Families) < 2) {
@@ -203,17 +201,43 @@ func (a *assigner) any(s *Service) (Assignment, bool) {
 	if len(candidates) == 0 {
 		return refuse(Exhausted, "no IPAddressPool gives an address to this Service; there are %s", a.describe())
 	}
+	return refuse(Exhausted, "no %s address is free in %s; add addresses to it", families(s), a.exhausted(s, candidates))
+}
+
+// exhausted names the pools that have nothing for s, and what they keep for others.
+func (a *assigner) exhausted(s *Service, pools []*Pool) string {
 	var names []string
-	for _, p := range candidates {
+	var kept []netip.Addr
+	for _, p := range pools {
 		names = append(names, p.Name)
+		for _, x := range a.holds.Kept(p) {
+			if a.holds.keptFrom(s, x) && len(kept) < 8 {
+				kept = append(kept, x)
+			}
+		}
 	}
-	return refuse(Exhausted, "no %s address is free in IPAddressPool %s; add addresses to it", families(s), strings.Join(names, ", "))
+	list := "IPAddressPool " + strings.Join(names, ", ")
+	if len(kept) > 0 {
+		list += fmt.Sprintf(" (%s is kept for an hour for the Service that had it; ask for it by name to have it now)", join(kept))
+	}
+	return list
+}
+
+// rank is the order in which pools are tried, lowest first.
+func (p *Pool) rank() int {
+	switch {
+	case p.Allocation == nil:
+		return 1 << 62
+	case p.Allocation.Priority <= 0:
+		return 1<<62 - 1
+	}
+	return p.Allocation.Priority
 }
 
 func (a *assigner) from(p *Pool, s *Service, all bool) []netip.Addr {
 	var got []netip.Addr
 	for _, f := range s.Families {
-		addr, ok := p.lowest(f, func(x netip.Addr) bool { return a.conflict(s, x) == nil })
+		addr, ok := p.lowest(f, func(x netip.Addr) bool { return a.conflict(s, x) == nil && !a.holds.keptFrom(s, x) })
 		if ok {
 			got = append(got, addr)
 		} else if all {
@@ -238,15 +262,20 @@ func (a *assigner) conflict(s *Service, addr netip.Addr) *Service {
 	return nil
 }
 
-// poolOf returns the pool that has all of the addresses, nil if none does.
-func (a *assigner) poolOf(addrs []netip.Addr) *Pool {
+// poolOf returns the pool that has all of the addresses: the one named first if it does, else one that is
+// not refused, else any; nil if none does.
+func (a *assigner) poolOf(addrs []netip.Addr, first string) (found *Pool) {
 	for i := range a.pools {
 		p := &a.pools[i]
-		if !slices.ContainsFunc(addrs, func(x netip.Addr) bool { return !p.Contains(x) }) {
+		switch {
+		case slices.ContainsFunc(addrs, func(x netip.Addr) bool { return !p.Contains(x) }):
+		case p.Name == first:
 			return p
+		case found == nil || found.Refused != nil && p.Refused == nil:
+			found = p
 		}
 	}
-	return nil
+	return found
 }
 
 func (a *assigner) describe() string {

@@ -25,11 +25,14 @@ func (r Range) String() string { return r.From.String() + "-" + r.To.String() }
 // Pool is an IPAddressPool.
 type Pool struct {
 	Name       string
+	Created    int64   // Unix seconds: of two pools that overlap, the later one is refused
 	Ranges     []Range // ascending
 	AutoAssign bool    // give addresses to Services that name neither pool nor address
 	AvoidBuggy bool    // leave out IPv4 addresses ending in .0 and .255
 	// Allocation, if there, restricts the pool to some Services, and prefers it for them.
 	Allocation *Allocation
+	// Refused, if not nil, is why the pool gives out nothing. Services that have its addresses keep them.
+	Refused error
 }
 
 // Allocation is a pool's serviceAllocation.
@@ -107,26 +110,35 @@ func overlap(a, b Range) bool {
 	return a.From.BitLen() == b.From.BitLen() && a.From.Compare(b.To) <= 0 && b.From.Compare(a.To) <= 0
 }
 
-// Disjoint returns the pools, by name, without those that overlap an earlier one, and an
-// error for each left out.
-func Disjoint(pools []Pool) (ok []Pool, errs []error) {
-	pools = slices.Clone(pools)
-	slices.SortFunc(pools, func(a, b Pool) int { return cmp.Compare(a.Name, b.Name) })
-next:
-	for _, p := range pools {
-		for _, q := range ok {
-			for _, r := range p.Ranges {
-				for _, s := range q.Ranges {
-					if overlap(r, s) {
-						errs = append(errs, fmt.Errorf("IPAddressPool %s: %s overlaps %s of IPAddressPool %s; the pool is not used", p.Name, r, s, q.Name))
-						continue next
-					}
+// Overlaps returns the pools, oldest first, and refuses each that overlaps an older one; errs says why, one
+// error for each.
+func Overlaps(pools []Pool) (all []Pool, errs []error) {
+	all = slices.Clone(pools)
+	slices.SortFunc(all, func(a, b Pool) int { return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name)) })
+	for i := range all {
+		if err := all[i].overlapsOneOf(all[:i]); err != nil {
+			all[i].Refused = err
+			errs = append(errs, err)
+		}
+	}
+	return all, errs
+}
+
+func (p *Pool) overlapsOneOf(older []Pool) error {
+	for _, q := range older {
+		if q.Refused != nil {
+			continue
+		}
+		for _, r := range p.Ranges {
+			for _, s := range q.Ranges {
+				if overlap(r, s) {
+					return fmt.Errorf("IPAddressPool %s: %s overlaps %s of IPAddressPool %s, which is older; "+
+						"the pool gives out nothing, and Services keep the addresses that they have; remove the overlap", p.Name, r, s, q.Name)
 				}
 			}
 		}
-		ok = append(ok, p)
 	}
-	return ok, errs
+	return nil
 }
 
 // Contains reports whether the pool gives out a.

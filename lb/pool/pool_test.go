@@ -110,7 +110,7 @@ func TestAssign(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := Assign(tt.pools, tt.services)
+			got := Assign(tt.pools, tt.services, nil)
 			for i, want := range tt.want {
 				if reason, part, refused := strings.Cut(want, ": "); refused {
 					if r := got[i].Refusal; r == nil || string(r.Reason) != reason || !strings.Contains(r.Message, part) {
@@ -129,7 +129,7 @@ func TestAssign(t *testing.T) {
 			for i := range tt.services {
 				tt.services[i].Current = got[i].Addresses
 			}
-			if d := cmp.Diff(got, Assign(tt.pools, tt.services), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+			if d := cmp.Diff(got, Assign(tt.pools, tt.services, nil), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 				t.Errorf("not stable:\n%s", d)
 			}
 		})
@@ -160,7 +160,7 @@ func TestAssignHistories(t *testing.T) {
 			i := rng.IntN(n)
 			services = slices.Delete(services, i, i+1)
 		}
-		got := Assign(pools, services)
+		got := Assign(pools, services, nil)
 		used := map[netip.Addr][]int{}
 		for i, a := range got {
 			if len(services[i].Current) > 0 && !slices.Equal(services[i].Current, a.Addresses) {
@@ -204,10 +204,14 @@ func TestParseRanges(t *testing.T) {
 	}
 }
 
-func TestDisjoint(t *testing.T) {
-	ok, errs := Disjoint([]Pool{made(t, "z", true, "10.0.0.0/24"), made(t, "a", true, "10.0.0.128/25"), made(t, "m", true, "10.0.1.0/24")})
-	if len(ok) != 2 || ok[0].Name != "a" || ok[1].Name != "m" || len(errs) != 1 || !strings.Contains(errs[0].Error(), "IPAddressPool z: 10.0.0.0-10.0.0.255 overlaps 10.0.0.128-10.0.0.255 of IPAddressPool a") {
-		t.Errorf("%v %v", ok, errs)
+func TestOverlaps(t *testing.T) {
+	z, a, m := made(t, "z", true, "10.0.0.0/24"), made(t, "a", true, "10.0.0.128/25"), made(t, "m", true, "10.0.1.0/24")
+	z.Created, a.Created, m.Created = 2, 1, 3
+	want := "IPAddressPool z: 10.0.0.0-10.0.0.255 overlaps 10.0.0.128-10.0.0.255 of IPAddressPool a, which is older"
+	all, errs := Overlaps([]Pool{z, a, m})
+	if len(all) != 3 || all[0].Name != "a" || all[0].Refused != nil || all[1].Refused == nil || all[2].Refused != nil ||
+		len(errs) != 1 || !strings.Contains(errs[0].Error(), want) {
+		t.Errorf("%v %v", all, errs)
 	}
 }
 
@@ -257,11 +261,11 @@ func BenchmarkAssign(b *testing.B) {
 	for i := range services {
 		services[i] = svc(strings.Repeat("x", i%50) + string(rune('a'+i%26)))
 	}
-	for i, a := range Assign(pools, services) {
+	for i, a := range Assign(pools, services, nil) {
 		services[i].Current = a.Addresses
 	}
 	services[500].Current = nil
 	for b.Loop() {
-		Assign(pools, services)
+		Assign(pools, services, nil)
 	}
 }
