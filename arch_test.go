@@ -19,6 +19,7 @@ const module = "github.com/carrick-mesh/carrick"
 // may lists, for each package, which of our packages it may import. A folder's name stands for
 // all packages below it too; "*" is anything. Tests are free.
 var may = map[string][]string{
+	"log":           {},
 	"identity":      {},
 	"resource":      {},
 	"certs":         {},

@@ -54,7 +54,7 @@ func TestInit(t *testing.T) {
 				if code := run(context.Background(), e, append([]string{"init"}, args...)); code != exitOK {
 					return errs.String()
 				}
-				if !strings.Contains(out.String(), "\tinfo\tredirection in place\tfamily=ip\twith=nftables") {
+				if !strings.Contains(out.String(), "\tinfo\tredirection in place\tfamily=ip with=nftables") {
 					return "log: " + out.String()
 				}
 				if got := rules(); strings.Count(got, "redirect to :15001") != 2 || strings.Count(got, "redirect to :15006") != 6 {

@@ -201,33 +201,3 @@ func TestRequestAndWait(t *testing.T) {
 		t.Errorf("wait for nothing: exit %d, %q", code, errs)
 	}
 }
-
-func TestLog(t *testing.T) {
-	var b bytes.Buffer
-	log, level, err := newLogger(&b, "xds:error,default:debug", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log.With("a", 1).WithGroup("g").Debug("all is well", "b", "two words", slog.Group("h", "c", true))
-	line := b.String()
-	if parts := strings.SplitN(line, "\t", 2); len(parts) != 2 || parts[1] != "debug\tall is well\ta=1\tg.b=\"two words\"\tg.h.c=true\n" {
-		t.Errorf("line %q", line)
-	}
-	b.Reset()
-	level.Set(slog.LevelError)
-	log.Warn("no more")
-	if b.Len() > 0 {
-		t.Errorf("the level has changed, and yet: %q", b.String())
-	}
-	if log, _, err = newLogger(&b, "warn", true); err != nil {
-		t.Fatal(err)
-	}
-	log.Info("no")
-	log.Warn("yes", "a", 1)
-	if got := b.String(); !strings.Contains(got, `"level":"warn","msg":"yes","a":1`) || strings.Contains(got, "no") {
-		t.Errorf("JSON %q", got)
-	}
-	if _, _, err := newLogger(&b, "loud", false); err == nil {
-		t.Error("level loud: no error")
-	}
-}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,6 +33,7 @@ import (
 	"github.com/carrick-mesh/carrick/identity"
 	"github.com/carrick-mesh/carrick/inject"
 	"github.com/carrick-mesh/carrick/kube"
+	"github.com/carrick-mesh/carrick/log"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/xds"
 )
@@ -55,17 +57,17 @@ func discoveryCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SilenceUsage = true
-			log, err := newScopes(cmd.ErrOrStderr(), o.logLevel)
+			scopes, err := newScopes(cmd.ErrOrStderr(), o.logLevel)
 			if err != nil {
 				return err
 			}
-			klog.SetSlogLogger(log.logger("klog"))
+			klog.SetSlogLogger(scopes.Logger("klog"))
 			for k, v := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
 				if os.Getenv(k) == "" {
 					os.Setenv(k, v) // how soon client-go takes a silent API server for dead
 				}
 			}
-			return runDiscovery(cmd.Context(), o, log)
+			return runDiscovery(cmd.Context(), o, scopes)
 		},
 	}
 	f := cmd.Flags()
@@ -133,7 +135,7 @@ func requestCommand() *cobra.Command {
 // discovery is the control plane with all its parts.
 type discovery struct {
 	options   discoveryOptions
-	scopes    *scopes
+	scopes    *log.Scopes
 	log       *slog.Logger // of scope default
 	control   *control.Control
 	authority *ca.Authority
@@ -146,7 +148,7 @@ type discovery struct {
 	params atomic.Pointer[inject.Params] // the last good ones
 }
 
-func runDiscovery(ctx context.Context, o discoveryOptions, scopes *scopes) error {
+func runDiscovery(ctx context.Context, o discoveryOptions, scopes *log.Scopes) error {
 	config, err := apiConfig(o.kubeconfig)
 	if err != nil {
 		return err
@@ -155,14 +157,14 @@ func runDiscovery(ctx context.Context, o discoveryOptions, scopes *scopes) error
 	if err != nil {
 		return err
 	}
-	d := &discovery{options: o, scopes: scopes, log: scopes.logger("default")}
+	d := &discovery{options: o, scopes: scopes, log: scopes.Logger("default")}
 	d.log.Info("carrick control plane " + version + ", cluster " + o.cluster + ", namespace " + o.namespace + ", revision " + o.revision)
-	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, scopes.logger("kube"))
+	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, scopes.Logger("kube"))
 	d.findings.write = d.writer.SetFindings
 	d.control = control.New(control.Config{
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
 		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
-		Report: d.findings.fromControl, Log: scopes.logger("ads"),
+		Report: d.findings.fromControl, Log: scopes.Logger("ads"),
 		Instance: fmt.Sprintf(`{"Component":"istiod","ID":%q,"Info":{"version":%q}}`, o.pod, version),
 	})
 	if d.authority, err = d.startCA(ctx, client); err != nil {
@@ -242,7 +244,7 @@ func (d *discovery) run(ctx context.Context) error {
 	monitoring.Handle("/", debug)
 	monitoring.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
 	webhooks := http.NewServeMux()
-	injector := inject.Handler(d.injection, d.scopes.logger("injection"), injections.observe)
+	injector := inject.Handler(d.injection, d.scopes.Logger("injection"), injections.observe)
 	webhooks.Handle("/inject", injector)
 	webhooks.Handle("/inject/", injector)
 	webhooks.HandleFunc("/ready", d.ready)
@@ -263,7 +265,7 @@ func (d *discovery) run(ctx context.Context) error {
 				d.log.Error("ControlZ is not served, so the log's levels stay; give another --ctrlz_port", "error", err)
 				return nil // all else is served
 			}
-			return serveOn(ctx, d.scopes.controlZ(), l, nil)
+			return serveOn(ctx, d.scopes.ControlZ(), l, nil)
 		})
 	}
 	err := g.Wait()
@@ -445,4 +447,10 @@ func (m injectionMetrics) observe(result string) {
 			m[i+1].(prometheus.Counter).Inc()
 		}
 	}
+}
+
+// copyBounded copies an answer of at most 512 MB.
+func copyBounded(w io.Writer, r io.Reader) error {
+	_, err := io.Copy(w, io.LimitReader(r, 512<<20))
+	return err
 }

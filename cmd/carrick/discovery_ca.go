@@ -16,7 +16,7 @@ func (d *discovery) startCA(ctx context.Context, client *kube.Client) (*ca.Autho
 	give := time.Now().Add(time.Minute)
 	for {
 		a, err := ca.New(ctx, ca.Config{
-			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.scopes.logger("ca"),
+			Store: caStore{client, d.options.namespace}, Publisher: caPublisher{d}, Log: d.scopes.Logger("ca"),
 			DefaultTTL: usual, MaxTTL: longest,
 			Report: func(secret string, wrong []string) {
 				d.findings.fromCA(mesh.Key{Cluster: d.options.cluster, Kind: "Secret", Namespace: d.options.namespace, Name: secret}, wrong)

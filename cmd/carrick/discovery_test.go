@@ -14,7 +14,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -435,56 +434,4 @@ func TestDiscovery(t *testing.T) {
 			return nil
 		})
 	})
-}
-
-func TestLog(t *testing.T) {
-	for s, want := range map[string]string{"default:debug": "DEBUG", "info": "INFO", "ca:debug,default:warn": "WARN", "": "INFO"} {
-		if l, err := parseLevel(s); err != nil || l.String() != want {
-			t.Errorf("%q: %v %v", s, l, err)
-		}
-	}
-	if _, err := parseLevel("default:loud"); err == nil {
-		t.Error("loud is no level")
-	}
-}
-
-func TestScopes(t *testing.T) {
-	var log bytes.Buffer
-	s, err := newScopes(&log, "ca:debug,default:warn,klog:error")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"ca": "debug", "default": "warn", "ads": "warn", "klog": "error"} {
-		if got := s.find(name).info().OutputLevel; got != want {
-			t.Errorf("scope %s: %s, want %s", name, got, want)
-		}
-	}
-	h := s.controlZ()
-	for _, tt := range []struct {
-		method, path, body string
-		code               int
-		says               string
-	}{
-		{"GET", "/scopej/", "", 200, `[{"name":"ads"`},
-		{"GET", "/scopej/ca", "", 200, `"output_level":"debug"`},
-		{"GET", "/scopej/nothing", "", 400, "unknown scope name: nothing"},
-		{"PUT", "/scopej/nothing", `{"output_level":"info"}`, 400, "unknown scope name: nothing"},
-		{"PUT", "/scopej/ads", `{`, 400, "unable to decode"},
-		{"PUT", "/scopej/ads", `{"output_level":"loud"}`, 400, `output_level "loud" is not debug, info, warn, error or none`},
-		{"PUT", "/scopej/ads", `{"stack_trace_level":"debug"}`, 400, "stack traces are not logged"},
-		{"PUT", "/scopej/ads", `{"output_level":"none","stack_trace_level":"none"}`, 202, ""},
-		{"GET", "/scopej/ads", "", 200, `"output_level":"none"`},
-		{"POST", "/scopej/ads", "", 405, ""},
-	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body)))
-		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.says) {
-			t.Errorf("%s %s %s: %d %s", tt.method, tt.path, tt.body, w.Code, w.Body)
-		}
-	}
-	s.logger("ads").Error("lost")
-	s.logger("ca").Debug("kept")
-	if got := log.String(); strings.Contains(got, "lost") || !strings.Contains(got, "kept") {
-		t.Errorf("log %s", got)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/carrick-mesh/carrick/lb"
+	"github.com/carrick-mesh/carrick/log"
 )
 
 // speakerCommand is the role that answers for load-balancer addresses, one on each node.
@@ -97,7 +98,7 @@ func (o *lbOptions) logger() *slog.Logger {
 	if o.debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(newLineHandler(&lockedWriter{w: os.Stdout}, level))
+	return log.New(os.Stdout, level)
 }
 
 // clients returns clients for the cluster.
