@@ -245,7 +245,7 @@ func (c *Cluster) planAdoption(ctx context.Context, p *Plan) error {
 	}
 	mine := map[Ref]bool{}
 	for _, o := range m.Objects() {
-		mine[ref(o)] = true
+		mine[ref(o).canonical()] = true
 	}
 	for _, k := range kinds {
 		switch k.kind {

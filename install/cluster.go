@@ -42,6 +42,15 @@ func (r Ref) String() string {
 	return r.Kind + " " + r.Namespace + "/" + r.Name
 }
 
+// canonical returns the ref by which objects are compared: a HorizontalPodAutoscaler is one object,
+// whatever version it was written in.
+func (r Ref) canonical() Ref {
+	if r.APIVersion == "autoscaling/v2" {
+		r.APIVersion = "autoscaling/v1"
+	}
+	return r
+}
+
 func ref(o *unstructured.Unstructured) Ref {
 	return Ref{o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName()}
 }
@@ -71,6 +80,7 @@ var kinds = []struct {
 }
 
 func kindIndex(apiVersion, kind string) int {
+	apiVersion = Ref{APIVersion: apiVersion}.canonical().APIVersion
 	for i, k := range kinds {
 		if k.apiVersion == apiVersion && k.kind == kind {
 			return i

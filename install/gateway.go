@@ -59,7 +59,12 @@ func gateway(c *Config, g Gateway, v gatewayValues, field string) ([]*unstructur
 	if c.vals.Global.DefaultPodDisruptionBudget.Enabled || g.K8s.PodDisruptionBudget != nil {
 		typed = append(typed, budget(g.Name, own.Namespace, component, labels, deploy.Spec.Selector, g.K8s.PodDisruptionBudget))
 	}
-	if h := autoscaler(g.Name, own.Namespace, component, labels, g.K8s.HPASpec, v.AutoscaleEnabled, v.AutoscaleMin, v.AutoscaleMax); h != nil {
+	h, err := autoscaler(meta(g.Name, own.Namespace, component, labels),
+		scaling{g.K8s.HPASpec, v.AutoscaleEnabled, v.AutoscaleMin, v.AutoscaleMax}, field+".k8s.hpaSpec")
+	if err != nil {
+		return nil, err
+	}
+	if h != nil {
 		deploy.Spec.Replicas = nil
 		typed = append(typed, h)
 	}
@@ -95,7 +100,9 @@ func gatewayService(c *Config, g Gateway, v gatewayValues, labels, selector map[
 		}
 		maps.Copy(svc.Annotations, g.K8s.ServiceAnnotations)
 	}
-	overlayService(svc, g.K8s.Service)
+	if err := overlayService(svc, g.K8s.Service); err != nil {
+		return nil, fmt.Errorf("%s.%w", field, err)
+	}
 	if len(svc.Spec.Ports) == 0 {
 		port := func(name string, port, target int32) corev1.ServicePort {
 			return corev1.ServicePort{Name: name, Port: port, TargetPort: intstr.FromInt32(target), Protocol: corev1.ProtocolTCP}

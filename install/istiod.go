@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -48,11 +47,21 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 		roleBinding(name, c.Namespace, "pilot", rbacv1.Subject{Kind: "ServiceAccount", Name: name, Namespace: c.Namespace}),
 	}
 	typed = append(typed, config...)
-	typed = append(typed, istiodService(c, comp, name, labels), deploy)
+	svc, err := istiodService(c, comp, name, labels)
+	if err != nil {
+		return nil, "", err
+	}
+	typed = append(typed, svc, deploy)
 	if c.vals.Global.DefaultPodDisruptionBudget.Enabled || comp.K8s.PodDisruptionBudget != nil {
 		typed = append(typed, budget(name, c.Namespace, "pilot", labels, deploy.Spec.Selector, comp.K8s.PodDisruptionBudget))
 	}
-	if h := autoscaler(name, c.Namespace, "pilot", labels, comp.K8s.HPASpec, c.vals.Pilot.AutoscaleEnabled, c.vals.Pilot.AutoscaleMin, c.vals.Pilot.AutoscaleMax); h != nil {
+	v := c.vals.Pilot
+	h, err := autoscaler(meta(name, c.Namespace, "pilot", labels),
+		scaling{comp.K8s.HPASpec, v.AutoscaleEnabled, v.AutoscaleMin, v.AutoscaleMax}, "spec.components.pilot.k8s.hpaSpec")
+	if err != nil {
+		return nil, "", err
+	}
+	if h != nil {
 		deploy.Spec.Replicas = nil
 		typed = append(typed, h)
 	}
@@ -128,7 +137,7 @@ func istiodConfig(c *Config, labels map[string]string) (string, []runtime.Object
 	}, nil
 }
 
-func istiodService(c *Config, comp *Component, name string, labels map[string]string) *corev1.Service {
+func istiodService(c *Config, comp *Component, name string, labels map[string]string) (*corev1.Service, error) {
 	port := func(name string, port, target int32) corev1.ServicePort {
 		return corev1.ServicePort{Name: name, Port: port, TargetPort: intstr.FromInt32(target), Protocol: corev1.ProtocolTCP}
 	}
@@ -146,8 +155,10 @@ func istiodService(c *Config, comp *Component, name string, labels map[string]st
 		},
 	}
 	svc.Annotations = comp.K8s.ServiceAnnotations
-	overlayService(svc, comp.K8s.Service)
-	return svc
+	if err := overlayService(svc, comp.K8s.Service); err != nil {
+		return nil, fmt.Errorf("spec.components.pilot.%w", err)
+	}
+	return svc, nil
 }
 
 func istiodSelector(c *Config) map[string]string {
@@ -321,22 +332,34 @@ func mergeEnv(lists ...[]corev1.EnvVar) (out []corev1.EnvVar) {
 	return out
 }
 
-func overlayService(svc *corev1.Service, over *corev1.ServiceSpec) {
+// overlayService lays what a file says of a Service on what is rendered: a field that it sets replaces the
+// rendered one as a whole, all others stay.
+func overlayService(svc *corev1.Service, over *corev1.ServiceSpec) error {
 	if over == nil {
-		return
+		return nil
 	}
-	spec := *over
-	if spec.Ports == nil {
-		spec.Ports = svc.Spec.Ports
+	b, err := json.Marshal(over)
+	if err != nil {
+		return fmt.Errorf("k8s.service: %w", err)
 	}
-	for i := range spec.Ports {
-		spec.Ports[i].Protocol = first(spec.Ports[i].Protocol, corev1.ProtocolTCP)
+	set := map[string]json.RawMessage{}
+	if err := json.Unmarshal(b, &set); err != nil {
+		return fmt.Errorf("k8s.service: %w", err)
 	}
-	if spec.Selector == nil {
-		spec.Selector = svc.Spec.Selector
+	// Unmarshal would merge these with what they hold.
+	if set["ports"] != nil {
+		svc.Spec.Ports = nil
 	}
-	spec.Type = first(spec.Type, svc.Spec.Type)
-	svc.Spec = spec
+	if set["selector"] != nil {
+		svc.Spec.Selector = nil
+	}
+	if err := json.Unmarshal(b, &svc.Spec); err != nil {
+		return fmt.Errorf("k8s.service: %w", err)
+	}
+	for i := range svc.Spec.Ports {
+		svc.Spec.Ports[i].Protocol = first(svc.Spec.Ports[i].Protocol, corev1.ProtocolTCP)
+	}
+	return nil
 }
 
 func budget(name, namespace, component string, labels map[string]string, sel *metav1.LabelSelector, spec *policyv1.PodDisruptionBudgetSpec) *policyv1.PodDisruptionBudget {
@@ -352,56 +375,6 @@ func budget(name, namespace, component string, labels map[string]string, sel *me
 		}
 	}
 	return b
-}
-
-// autoscaler returns nil if none is wanted. It is of autoscaling/v1, which every Kubernetes that
-// is supported serves.
-func autoscaler(name, namespace, component string, labels map[string]string, spec *HPASpec, enabled *bool, lo *int32, hi int32) *autoscalingv1.HorizontalPodAutoscaler {
-	if enabled != nil && !*enabled || enabled == nil && spec == nil {
-		return nil
-	}
-	h := &autoscalingv1.HorizontalPodAutoscaler{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "autoscaling/v1", Kind: "HorizontalPodAutoscaler"},
-		ObjectMeta: meta(name, namespace, component, labels),
-		Spec: autoscalingv1.HorizontalPodAutoscalerSpec{
-			ScaleTargetRef:                 autoscalingv1.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name},
-			MinReplicas:                    ptr.To[int32](1),
-			MaxReplicas:                    5,
-			TargetCPUUtilizationPercentage: ptr.To[int32](80),
-		},
-	}
-	if spec != nil {
-		h.Spec.MinReplicas = first(spec.MinReplicas, h.Spec.MinReplicas)
-		h.Spec.MaxReplicas = first(spec.MaxReplicas, h.Spec.MaxReplicas)
-		if t := cpuTarget(spec.Metrics); t > 0 {
-			h.Spec.TargetCPUUtilizationPercentage = &t
-		}
-	}
-	h.Spec.MinReplicas = first(lo, h.Spec.MinReplicas)
-	h.Spec.MaxReplicas = max(first(hi, h.Spec.MaxReplicas), *h.Spec.MinReplicas)
-	return h
-}
-
-// cpuTarget finds the CPU utilization among metrics of any autoscaling version; 0 without one.
-func cpuTarget(metrics []any) int32 {
-	for _, m := range metrics {
-		mm, _ := m.(map[string]any)
-		r, _ := mm["resource"].(map[string]any)
-		if r["name"] != "cpu" {
-			continue
-		}
-		v := r["targetAverageUtilization"]
-		if t, ok := r["target"].(map[string]any); ok {
-			v = t["averageUtilization"]
-		}
-		switch n := v.(type) {
-		case int64:
-			return int32(n)
-		case float64:
-			return int32(n)
-		}
-	}
-	return 0
 }
 
 func quantities(cpu, memory string) corev1.ResourceList {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -58,7 +60,8 @@ next:
 
 // Set applies one --set argument, PATH=VALUE, to an IstioOperator file's spec, and returns the
 // new spec. PATH is keys joined by dots (\. is a dot in a key), each with an optional [INDEX] or
-// [KEY:VALUE] for a list: components.ingressGateways[name:istio-ingressgateway].enabled=false.
+// [KEY:VALUE] for a list: components.ingressGateways[name:istio-ingressgateway].enabled=false. In a list of
+// scalars [:REGEXP] is the first item that it matches, as in Istio: args.[:--domain].
 // VALUE is true, false, a number, JSON that starts with [ or {, or a string.
 func Set(spec map[string]any, arg string) (map[string]any, error) {
 	path, value, ok := strings.Cut(arg, "=")
@@ -104,6 +107,7 @@ type step struct {
 	key        string
 	index      int // in a list, if key is ""; -1 with match
 	field, val string
+	leaf       *regexp.Regexp // matches one scalar of a list, instead of the above
 }
 
 func parsePath(path string) (steps []step, err error) {
@@ -133,7 +137,13 @@ func parsePath(path string) (steps []step, err error) {
 			}
 			in := path[i+1 : i+end]
 			i += end
-			if f, v, ok := strings.Cut(in, ":"); ok && f != "" {
+			if v, ok := strings.CutPrefix(in, ":"); ok {
+				leaf, err := regexp.Compile(v)
+				if err != nil || v == "" {
+					return nil, fmt.Errorf("path %q: [%s] is not a regular expression that selects an item", path, in)
+				}
+				steps = append(steps, step{index: -1, leaf: leaf})
+			} else if f, v, ok := strings.Cut(in, ":"); ok && f != "" {
 				steps = append(steps, step{index: -1, field: f, val: v})
 			} else if n, err := strconv.Atoi(in); err == nil && n >= 0 && n < 1000 {
 				steps = append(steps, step{index: n})
@@ -191,7 +201,12 @@ func setSteps(tree any, steps []step, v any, at string) (any, error) {
 	}
 	l = append([]any(nil), l...)
 	i := s.index
-	if i < 0 {
+	switch {
+	case s.leaf != nil:
+		if i = slices.IndexFunc(l, s.selects); i < 0 {
+			return nil, fmt.Errorf("%s has no item that matches %s", strings.TrimPrefix(at, "."), s.leaf)
+		}
+	case i < 0:
 		for i = 0; i < len(l); i++ {
 			if m, ok := l[i].(map[string]any); ok && fmt.Sprint(m[s.field]) == s.val {
 				break
@@ -216,4 +231,13 @@ func setSteps(tree any, steps []step, v any, at string) (any, error) {
 	}
 	l[i] = x
 	return l, nil
+}
+
+// selects reports whether an item of a list is a scalar that the step's expression matches.
+func (s step) selects(item any) bool {
+	switch item.(type) {
+	case map[string]any, []any:
+		return false
+	}
+	return s.leaf.MatchString(fmt.Sprint(item))
 }

@@ -98,14 +98,13 @@ type K8s struct {
 	Volumes             []corev1.Volume                   `json:"volumes,omitempty"`
 }
 
-// HPASpec is what an IstioOperator file may say of a HorizontalPodAutoscaler. Of metrics, CPU
-// utilization is used.
+// HPASpec is what an IstioOperator file may say of a HorizontalPodAutoscaler.
 type HPASpec struct {
 	MinReplicas    *int32         `json:"minReplicas,omitempty"`
 	MaxReplicas    int32          `json:"maxReplicas,omitempty"`
 	ScaleTargetRef map[string]any `json:"scaleTargetRef,omitempty"` // accepted, always the own Deployment
-	Metrics        []any          `json:"metrics,omitempty"`
-	Behavior       map[string]any `json:"behavior,omitempty"` // accepted, without effect: autoscaling/v1 has none
+	Metrics        []any          `json:"metrics,omitempty"`        // of any autoscaling version
+	Behavior       map[string]any `json:"behavior,omitempty"`
 }
 
 // Overlay patches one rendered object, as the last step.

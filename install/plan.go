@@ -165,10 +165,10 @@ func (c *Cluster) planRemovals(ctx context.Context, p *Plan) error {
 	}
 	now := map[Ref]bool{}
 	for _, o := range p.Manifest.Objects() {
-		now[ref(o)] = true
+		now[ref(o).canonical()] = true
 	}
 	for _, r := range p.Before.Inventory {
-		if now[r] || r.Kind == "CustomResourceDefinition" || r.Kind == "Namespace" {
+		if now[r.canonical()] || r.Kind == "CustomResourceDefinition" || r.Kind == "Namespace" {
 			continue
 		}
 		live, err := c.get(ctx, r)
