@@ -3,6 +3,7 @@ package diagnose
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -33,6 +34,10 @@ type Line struct {
 	DownstreamRemote    string `json:"downstream_remote_address"`
 	ServerName          string `json:"requested_server_name"`
 	RouteName           string `json:"route_name"`
+
+	// Ambiguous is true for a line of text that can be read in more than one way, since a field that comes
+	// from the client holds quotes. Such a client may mean to mislead.
+	Ambiguous bool `json:"-"`
 }
 
 // ParseLine reads a line of an access log. What stands before its time (a pod's name, say) is
@@ -48,30 +53,48 @@ func ParseLine(s string) (*Line, error) {
 			break
 		}
 	}
-	words, err := split(s)
-	if err != nil {
-		return nil, err
+	l := readText(textLine, s)
+	if l == nil {
+		return nil, fmt.Errorf("is not in Istio's default format: is meshConfig accessLogFormat set, or the line cut?")
 	}
-	if len(words) < 21 {
-		return nil, fmt.Errorf("has %d fields, and Istio's default access log 21: is the format another one?", len(words))
-	}
-	l := &Line{StartTime: words[0]}
-	request := strings.SplitN(words[1], " ", 3)
-	for len(request) < 3 {
-		request = append(request, "-")
-	}
-	l.Method, l.Path, l.Protocol = request[0], request[1], request[2]
-	for i, f := range []*string{
-		&l.Code, &l.Flags, &l.CodeDetails, &l.TerminationDetails, &l.TransportFailure, &l.BytesReceived, &l.BytesSent,
-		&l.Duration, &l.UpstreamServiceTime, &l.ForwardedFor, &l.UserAgent, &l.RequestID, &l.Authority, &l.UpstreamHost,
-		&l.UpstreamCluster, &l.UpstreamLocal, &l.DownstreamLocal, &l.DownstreamRemote, &l.ServerName,
-	} {
-		*f = words[2+i]
-	}
-	if len(words) > 21 {
-		l.RouteName = words[21]
+	if other := readText(textLineShort, s); *other != *l {
+		l.Ambiguous = true
 	}
 	return l, nil
+}
+
+// textLine is Istio's default format. A request's path, the agent's name and x-forwarded-for come from
+// clients and may hold quotes and blanks: the fields around them tell where they end. textLineShort is the
+// same with the other choice where more than one end is possible.
+var (
+	textLine      = defaultFormat(".*")
+	textLineShort = defaultFormat(".*?")
+)
+
+func defaultFormat(text string) *regexp.Regexp {
+	const word, number = ` (\S+)`, ` (\d+|-)`
+	quoted, plain := ` "(`+text+`)"`, ` "([^" ]*)"`
+	return regexp.MustCompile(`^\[([^\]]*)\] "(\S+) (` + text + `) (HTTP/[\d.]+|-)"` +
+		number + strings.Repeat(word, 3) + quoted + strings.Repeat(number, 3) + word +
+		strings.Repeat(quoted, 2) + strings.Repeat(plain, 3) + strings.Repeat(word, 5) + `(?: (.*))?$`)
+}
+
+// readText returns nil for a line of another format.
+func readText(format *regexp.Regexp, s string) *Line {
+	m := format.FindStringSubmatch(s)
+	if m == nil {
+		return nil
+	}
+	l := &Line{}
+	for i, f := range []*string{
+		&l.StartTime, &l.Method, &l.Path, &l.Protocol,
+		&l.Code, &l.Flags, &l.CodeDetails, &l.TerminationDetails, &l.TransportFailure, &l.BytesReceived, &l.BytesSent,
+		&l.Duration, &l.UpstreamServiceTime, &l.ForwardedFor, &l.UserAgent, &l.RequestID, &l.Authority, &l.UpstreamHost,
+		&l.UpstreamCluster, &l.UpstreamLocal, &l.DownstreamLocal, &l.DownstreamRemote, &l.ServerName, &l.RouteName,
+	} {
+		*f = m[1+i]
+	}
+	return l
 }
 
 func parseJSONLine(s string) (*Line, error) {
@@ -90,33 +113,6 @@ func parseJSONLine(s string) (*Line, error) {
 		*f = strings.Trim(string(numbers[key]), `"`)
 	}
 	return l, nil
-}
-
-// split cuts a line into words, of which some are in brackets or quotes.
-func split(s string) (words []string, err error) {
-	for s = strings.TrimLeft(s, " "); s != ""; s = strings.TrimLeft(s, " ") {
-		end, skip := " ", 0
-		switch s[0] {
-		case '[':
-			// Bracketed IPv6 addresses are words of their own.
-			if len(words) == 0 {
-				end, skip = "]", 1
-			}
-		case '"':
-			end, skip = `"`, 1
-		}
-		s = s[skip:]
-		i := strings.Index(s, end)
-		switch {
-		case i < 0 && skip == 1:
-			return nil, fmt.Errorf("ends within %s", end)
-		case i < 0:
-			words, s = append(words, s), ""
-		default:
-			words, s = append(words, s[:i]), s[i+len(end):]
-		}
-	}
-	return words, nil
 }
 
 // Side says whose log a line is from.
@@ -168,6 +164,9 @@ func (l *Line) Explain(place func(address string) string) []Fact {
 		Unknown:     "a log whose side the cluster's name does not tell",
 	}[side]
 	facts = append(facts, Fact{"(log)", "", whose})
+	if l.Ambiguous {
+		facts = append(facts, Fact{"(warning)", "", "the client sent quotes that look like the end of a field: this line can be read in more than one way"})
+	}
 	add("start time", l.StartTime, "when the first byte came, by this proxy's clock")
 	if l.Method != "-" {
 		add("request", strings.TrimSpace(l.Method+" "+l.Path+" "+l.Protocol), "method, path, protocol")

@@ -63,9 +63,33 @@ func TestParseLine(t *testing.T) {
 	if err != nil || v6.UpstreamLocal != "[::6]:44213" {
 		t.Errorf("IPv6 line: %+v, %v", v6, err)
 	}
-	for in, want := range map[string]string{"": "has 0 fields", "hello": "has 1 fields", `[2022-10-21T08:02:45.681Z "`: "ends within ]", "{}x": "fields"} {
-		if _, err := ParseLine(in); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("ParseLine(%q): error is %v, want one with %q", in, err, want)
+	for _, in := range []string{"", "hello", `[2022-10-21T08:02:45.681Z "`, "{}x", "2024-10-10T10:43:58Z\tinfo\txdsproxy\tconnected"} {
+		if _, err := ParseLine(in); err == nil || !strings.Contains(err.Error(), "not in Istio's default format") {
+			t.Errorf("ParseLine(%q): error is %v", in, err)
+		}
+	}
+}
+
+// A client's path and agent may hold quotes and blanks: the fields after them stay what they are.
+func TestParseQuotes(t *testing.T) {
+	const rest = `" 503 UF,URX upstream_reset_before_response_started{connection_failure} - "delayed_connect_error:_111" 0 152 3 - ` +
+		`"10.0.0.1, 10.0.0.2" "%s" "-" "a:80" "[2001:db8::1]:15443" outbound|80|v1|a.b.svc.cluster.local - [2001:db8::2]:80 [2001:db8::3]:5000 - -`
+	for _, tt := range []struct {
+		path, agent string
+		ambiguous   bool
+	}{
+		{`/a?x="b c"`, `Mozilla/5.0 (X11; Linux) \"quoted\" UA`, false},
+		{`/a" HTTP/1.1`, `x`, false},
+		{`/`, `x" "y`, true}, // where x-forwarded-for ends, only the client knows
+	} {
+		l, err := ParseLine(`[2023-11-11T13:22:15.729Z] "GET ` + tt.path + ` HTTP/1.1` + fmt.Sprintf(rest, tt.agent))
+		if err != nil {
+			t.Errorf("%+v: %v", tt, err)
+			continue
+		}
+		if l.Code != "503" || l.Flags != "UF,URX" || l.Authority != "a:80" || l.DownstreamRemote != "[2001:db8::3]:5000" ||
+			l.Ambiguous != tt.ambiguous || l.Path != tt.path || !tt.ambiguous && l.UserAgent != tt.agent {
+			t.Errorf("%+v: %+v", tt, l)
 		}
 	}
 }
