@@ -38,6 +38,7 @@ type checker struct {
 	s          *mesh.Snapshot
 	unreadable map[string]string
 	found      []mesh.Finding
+	parts      map[string]bool // see delegated
 }
 
 // Codes of Istio's messages (pkg/config/analysis/msg), which its users know.
@@ -142,11 +143,16 @@ func nameOf(p mesh.Protocol) string { return cmp.Or(string(p), "whatever its fir
 func (c *checker) virtualService(v *mesh.VirtualService) {
 	key := v.Key()
 	c.gatewaysOf(v)
+	c.delegates(v)
 	if v.InMesh() {
 		for i, name := range v.Spec.GetHosts() {
 			host := c.s.Resolve(name, v.Namespace)
 			h := c.s.Host(host)
-			if h == nil || len(h.Routes) == 0 || h.Routes[0].VirtualService == v {
+			if h == nil || len(h.Routes) == 0 {
+				c.unrouted(v, i, host)
+				continue
+			}
+			if h.Routes[0].Key() == key {
 				continue
 			}
 			c.add(conflictingRoutes, key, fmt.Sprintf("spec.hosts[%d]", i), "write the routes into one of them",
@@ -200,12 +206,13 @@ func (c *checker) destination(key mesh.Key, field string, d *networking.Destinat
 		c.add(notFound, key, field+".host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
 		return
 	}
+	svc := h.Service.Concrete()
 	has := func(n uint32) bool {
-		return slices.ContainsFunc(h.Service.Parts, func(p *mesh.Service) bool {
+		return slices.ContainsFunc(svc.Parts, func(p *mesh.Service) bool {
 			return slices.ContainsFunc(p.Ports, func(q mesh.ServicePort) bool { return uint32(q.Number) == n })
 		})
 	}
-	if ports := h.Service.Parts[0].Ports; d.GetPort().GetNumber() == 0 && len(ports) > 1 {
+	if ports := svc.Parts[0].Ports; d.GetPort().GetNumber() == 0 && len(ports) > 1 {
 		c.add(portRequired, key, field+".port", "name the port that is meant", "%s has %d ports, and the destination names none", host, len(ports))
 	}
 	if n := d.GetPort().GetNumber(); n != 0 && !has(n) {
@@ -311,6 +318,10 @@ func (c *checker) destinationRule(r *mesh.DestinationRule) {
 	h := c.s.Host(host)
 	if h == nil || h.Service == nil {
 		c.add(notFound, r.Key(), "spec.host", "name a Service; one of another namespace by its full name", "host %s does not exist", host)
+		return
+	}
+	if a := h.Service.Alias; a != nil {
+		c.add("", r.Key(), "spec.host", "write the rule for "+a.Host, "it has no effect: %s is another name of %s", host, a.Host)
 		return
 	}
 	c.credentials(r, h)

@@ -1,7 +1,9 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -67,4 +69,60 @@ func (c *checker) matches(key mesh.Key, field string, r *networking.HTTPRoute) {
 			}
 		}
 	}
+}
+
+// unrouted finds a host in the mesh that no client can mean.
+func (c *checker) unrouted(v *mesh.VirtualService, i int, host string) {
+	field := fmt.Sprintf("spec.hosts[%d]", i)
+	if _, err := netip.ParseAddr(host); err == nil {
+		c.add("", v.Key(), field, "name the Service", "sidecars do not route by address %s", host)
+	}
+	name, _ := strings.CutPrefix(host, "*.")
+	if h := c.s.Host(name); h != nil && h.Service != nil && name != host {
+		c.add("", v.Key(), field, "name the Service, "+name, "it has no effect in the mesh: what is called so is the pods of Service %s, each for itself", name)
+	}
+}
+
+// delegates finds routes that are left out since another VirtualService does not say them, and a VirtualService
+// without hosts that no other names.
+func (c *checker) delegates(v *mesh.VirtualService) {
+	for i, r := range v.Spec.GetHttp() {
+		if r.GetDelegate() == nil {
+			continue
+		}
+		field := fmt.Sprintf("spec.http[%d].delegate", i)
+		d := c.s.Delegate(v, r.Delegate)
+		if d == nil {
+			c.add(notFound, v.Key(), field, "create it without hosts, and export it to this namespace",
+				"the route is left out: there is no VirtualService %s/%s that can be its delegate", cmp.Or(r.Delegate.GetNamespace(), v.Namespace), r.Delegate.GetName())
+			continue
+		}
+		for j := range d.Spec.GetHttp() {
+			if c.s.MergeRoute(r, d, j) == nil {
+				c.add("", v.Key(), field, "let each of its matches be within one of this route's",
+					"route %d of VirtualService %s/%s is left out: it matches what this route does not", j, d.Namespace, d.Name)
+			}
+		}
+	}
+	if len(v.Spec.GetHosts()) == 0 && !c.delegated()[v.Namespace+"/"+v.Name] {
+		c.add("", v.Key(), "spec.hosts", "name hosts, or name it as the delegate of a route", "it has no effect: there are no hosts, and no VirtualService delegates to it")
+	}
+}
+
+// delegated returns the VirtualServices that are the delegate of some other.
+func (c *checker) delegated() map[string]bool {
+	if c.parts == nil {
+		c.parts = map[string]bool{}
+		for v := range c.s.VirtualServices().All() {
+			for _, r := range v.Spec.GetHttp() {
+				if r.GetDelegate() == nil {
+					continue
+				}
+				if d := c.s.Delegate(v, r.Delegate); d != nil {
+					c.parts[d.Namespace+"/"+d.Name] = true
+				}
+			}
+		}
+	}
+	return c.parts
 }

@@ -56,3 +56,36 @@ spec: {hosts: [c.example.com], gateways: [a, b], http: [{route: [{destination: {
 		"VirtualService/shop/shared@cluster1: spec.http[0].match[0].headers.:uri: it matches nothing",
 	})
 }
+
+// TestCheckNames: routes that are left out, and names that mean something else, are told.
+func TestCheckNames(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(loadFile(t, "testdata/names.in.yaml")...)
+	s = s.Apply(load(t, []byte(`
+cluster: cluster1
+kind: VirtualService
+metadata: {name: nobodys, namespace: shop}
+spec: {http: [{route: [{destination: {host: web, port: {number: 80}}}]}]}
+---
+kind: VirtualService
+metadata: {name: odd, namespace: shop}
+spec: {hosts: [10.96.0.1, "*.web.shop.svc.cluster.local"], http: [{route: [{destination: {host: alias}}]}]}
+---
+kind: DestinationRule
+metadata: {name: alias, namespace: shop}
+spec: {host: alias, trafficPolicy: {tls: {mode: DISABLE}}}
+`))...)
+	if f := s.Findings(); len(f) > 0 {
+		t.Error(f)
+	}
+	compareFindings(t, "names", Check(s, nil), []string{
+		"DestinationRule/shop/alias@cluster1: spec.host: it has no effect: alias.shop.svc.cluster.local is another name of web.shop.svc.cluster.local",
+		"VirtualService/edge/root@cluster1: spec.http[0].delegate: route 1 of VirtualService shop/part is left out: it matches what this route does not",
+		"VirtualService/edge/root@cluster1: spec.http[1].delegate: the route is left out: there is no VirtualService shop/private that can be its delegate",
+		"VirtualService/edge/root@cluster1: spec.http[2].delegate: the route is left out: there is no VirtualService edge/missing that can be its delegate",
+		"VirtualService/shop/nobodys@cluster1: spec.hosts: it has no effect: there are no hosts, and no VirtualService delegates to it",
+		"VirtualService/shop/odd@cluster1: spec.hosts[0]: sidecars do not route by address 10.96.0.1",
+		"VirtualService/shop/odd@cluster1: spec.hosts[1]: it has no effect in the mesh",
+		"VirtualService/shop/odd@cluster1: spec.http[0].route[0].destination.port: alias.shop.svc.cluster.local has 2 ports, and the destination names none",
+		"VirtualService/shop/private@cluster1: spec.hosts: it has no effect: there are no hosts, and no VirtualService delegates to it",
+	})
+}

@@ -16,7 +16,7 @@ type choice struct {
 // choiceOf returns the DestinationRules for a client namespace: those of its own with a workloadSelector and,
 // without one, one of its own namespace, or of the service's, or of the root's.
 func choiceOf(h *mesh.Host, client string) (c choice) {
-	for _, ns := range [...]string{client, h.Service.Namespace, h.Root} {
+	for _, ns := range [...]string{client, h.Service.Concrete().Namespace, h.Root} {
 		for _, r := range h.Rules {
 			switch {
 			case r.Namespace != ns || ns == "" || !r.Visible(client):

@@ -57,7 +57,7 @@ type clusterSettings struct {
 }
 
 func toClusterRow(h *mesh.Host, client string) (r clusterRow, ok bool) {
-	if h.Service == nil || !h.Service.Visible(client) {
+	if h.Service == nil || h.Service.Alias != nil || !h.Service.Visible(client) {
 		return r, false
 	}
 	var networks []string

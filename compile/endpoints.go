@@ -40,7 +40,7 @@ type endpointView struct {
 }
 
 func toEndpointRow(h *mesh.Host, client string) (r endpointRow, ok bool) {
-	if h.Service == nil || !h.Service.Visible(client) {
+	if h.Service == nil || h.Service.Alias != nil || !h.Service.Visible(client) {
 		return r, false
 	}
 	return endpointRow{h.Service, h.Endpoints, choiceOf(h, client).where(placesEndpoints)}, true

@@ -57,7 +57,7 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 	named := "" // keys of labels
 	ports := bindPorts(s, p)
 	gateways := slices.SortedFunc(s.Gateways().All(), func(a, b *mesh.Gateway) int { return older(&a.Meta, &b.Meta) })
-	routes := slices.SortedFunc(s.VirtualServices().All(), func(a, b *mesh.VirtualService) int { return older(&a.Meta, &b.Meta) })
+	routes := slices.SortedFunc(s.MergedVirtualServices().All(), func(a, b *mesh.VirtualService) int { return older(&a.Meta, &b.Meta) })
 	for _, gw := range gateways {
 		if !mesh.Selects(gw.Spec.GetSelector(), labels) {
 			continue
@@ -179,7 +179,7 @@ func bindTo(s *mesh.Snapshot, srv *server, v *mesh.VirtualService, p Proxy) *bin
 		}
 		b.targets[host] = h.Service
 		if r := choiceOf(h, p.Namespace).of(p.Labels).rule; r != nil && (hashes(r) || anyPolicy(r, limitsTCP)) {
-			b.rules[host] = r
+			b.rules[h.Service.Concrete().Host] = r
 		}
 	}
 	return b
@@ -220,7 +220,7 @@ func (g *gateway) key() string {
 		for _, v := range s.services {
 			fmt.Fprintf(&b, " service %p %q", v.VirtualService, v.hosts)
 			for _, h := range sortedKeys(v.targets) {
-				fmt.Fprintf(&b, " %p %p", v.targets[h], v.rules[h])
+				fmt.Fprintf(&b, " %p %p", v.targets[h], v.rules[v.targets[h].Concrete().Host])
 			}
 		}
 	}

@@ -111,7 +111,11 @@ func (h *history) service(ns, name string, i int) *mesh.Service {
 	if old, ok := h.objects[s.Key()].(*mesh.Service); ok {
 		*s = *old
 	}
-	switch h.IntN(5) {
+	switch h.IntN(6) {
+	case 5: // another name of some Service, itself perhaps, or no longer
+		s.Type = oneOf(h.Rand, mesh.ClusterIP, mesh.ExternalName)
+		j := h.IntN(small)
+		s.ExternalName = oneOf(h.Rand, "www.example.com", service(j)+"."+space(j%spaces)+".svc.cluster.local")
 	case 0:
 		s.ExportTo = h.exportTo()
 	case 1:
@@ -172,12 +176,20 @@ func (h *history) rule(meta mesh.Meta, name, ns string) *mesh.DestinationRule {
 }
 
 func (h *history) route(meta mesh.Meta, name, ns string) *mesh.VirtualService {
-	host := oneOf(h.Rand, name+"."+ns+".svc.cluster.local", name+"."+ns+".svc.cluster.local", "*."+ns+".svc.cluster.local")
+	host := oneOf(h.Rand, name+"."+ns+".svc.cluster.local", name+"."+ns+".svc.cluster.local", "*."+ns+".svc.cluster.local",
+		name+"."+ns, name+"."+ns+".svc", "c.example.com", "*.example.com", "*."+name+"."+ns, "*."+name, "*-"+name[4:]+"."+ns+".svc.cluster.local")
 	j := h.IntN(small)
 	to := service(j) + "." + space(j%spaces) + ".svc.cluster.local"
 	r := &networking.HTTPRoute{Timeout: durationpb.New(time.Duration(1+h.IntN(3)) * time.Second), Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: to}}}}
 	v := &networking.VirtualService{Hosts: []string{host}, ExportTo: h.exportTo(), Http: []*networking.HTTPRoute{r}}
-	switch h.IntN(5) {
+	switch h.IntN(8) {
+	case 5: // a delegate
+		v.Hosts = nil
+		r.Match = oneOf(h.Rand, nil, []*networking.HTTPMatchRequest{{Uri: &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: "/a/b"}}}})
+	case 6, 7:
+		r.Route, r.Delegate = nil, &networking.Delegate{Name: oneOf(h.Rand, "x", "y"), Namespace: oneOf(h.Rand, "", "istio-system")}
+		r.Match = oneOf(h.Rand, nil, []*networking.HTTPMatchRequest{{Uri: &networking.StringMatch{MatchType: &networking.StringMatch_Prefix{Prefix: "/a"}}}})
+		v.Http = append(v.Http, &networking.HTTPRoute{Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: to}}}})
 	case 0:
 		r.Match = []*networking.HTTPMatchRequest{{SourceLabels: map[string]string{"version": "v1"}}}
 	case 1:

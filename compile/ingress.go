@@ -243,7 +243,11 @@ func (g *gateway) limits(b *binding, routes []*networking.RouteDestination, s *s
 	if n := d.GetPort().GetNumber(); n != 0 {
 		port = n
 	}
-	rule := b.rules[b.resolve(d.GetHost())]
+	host := b.resolve(d.GetHost())
+	if s := b.targets[host]; s != nil {
+		host = s.Concrete().Host
+	}
+	rule := b.rules[host]
 	for _, subset := range subsetsOf(rule) {
 		if subset.GetName() == d.GetSubset() {
 			return connectionLimitsOf(withDefaults(policyFor(rule, subset, uint16(port)), g.settings.policy))

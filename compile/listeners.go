@@ -15,9 +15,10 @@ import (
 	"github.com/carrick-mesh/carrick/resource"
 )
 
-// listenerRow is what the outbound listeners of a host depend on.
+// listenerRow is what the outbound listeners of a host depend on. A host that is not a Service has none of them but
+// the one that all of port 80 share.
 type listenerRow struct {
-	svc     *mesh.HostService
+	svc     *mesh.HostService // nil if it is none
 	eps     *mesh.Endpoints // of headless services only
 	choice                  // for connection limits, and the subsets that SNI names
 	route   *mesh.Route     // that has TCP or TLS routes
@@ -39,10 +40,16 @@ type listenerView struct {
 }
 
 func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
-	if h.Service == nil || !h.Service.Visible(client) {
+	if h.Service == nil {
+		x := routeOf(h, client)
+		return r, x != nil && len(x.Spec.GetHttp()) > 0
+	}
+	if !h.Service.Visible(client) {
 		return r, false
 	}
-	r.svc = h.Service
+	if r.svc = h.Service; r.svc.Alias != nil {
+		return r, true // its listeners are those of what it is another name of
+	}
 	if headless(h.Service) {
 		r.eps = h.Endpoints
 	}
@@ -61,6 +68,9 @@ func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
 }
 
 func (r listenerRow) need() need {
+	if r.svc == nil {
+		return need{}
+	}
 	n := need{cluster: differ(r.svc) || r.hasAddresses(), network: r.eps != nil, labels: r.labels()}
 	if r.route != nil {
 		n.labels = union(n.labels, sourceLabels(r.route.VirtualService))
@@ -92,6 +102,19 @@ func (v listenerView) narrow(n need) listenerView {
 }
 
 func buildListeners(r listenerRow, v listenerView) (m made) {
+	switch {
+	case r.svc == nil:
+		if v.dialect != GRPC && !v.router {
+			name, _, _ := listenOn(v.families, namedPort)
+			m.fragments = []fragment{{group: name}}
+		}
+		return m
+	case r.svc.Alias != nil:
+		if v.dialect == GRPC { // its clients ask by name
+			m = grpcListeners(r, v, r.svc.Alias.In(v.cluster))
+		}
+		return m
+	}
 	r.choice = r.of(v.labels)
 	part := r.svc.In(v.cluster)
 	switch {

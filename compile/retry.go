@@ -136,7 +136,11 @@ func hashPolicy(rule *mesh.Rule, subset *networking.Subset, port uint16) []*rout
 func (t *translation) hashPolicy(http *networking.HTTPRoute) []*routev3.RouteAction_HashPolicy {
 	for _, d := range http.GetRoute() {
 		dest := d.GetDestination()
-		rule := t.rule(t.resolve(dest.GetHost()))
+		host := t.resolve(dest.GetHost())
+		if s := t.target(host); s != nil {
+			host = s.Concrete().Host
+		}
+		rule := t.rule(host)
 		if rule == nil {
 			continue
 		}

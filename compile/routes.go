@@ -13,7 +13,8 @@ import (
 
 // routeRow is what the routes to a host depend on.
 type routeRow struct {
-	svc     *mesh.HostService
+	svc     *mesh.HostService // nil if the host is not a Service: then route says what there is
+	host    string            // of one that is not a Service
 	route   *mesh.Route
 	targets *mesh.Targets
 	choice         // where a rule says to choose endpoints by a hash of the request
@@ -33,15 +34,21 @@ type routeView struct {
 }
 
 func toRouteRow(h *mesh.Host, client string) (r routeRow, ok bool) {
-	if h.Service == nil || !h.Service.Visible(client) {
+	if h.Service == nil {
+		r.host = h.Name
+	} else if r.svc = h.Service; !r.svc.Visible(client) {
 		return r, false
+	} else {
+		r.local = client == r.svc.Namespace
 	}
-	r = routeRow{svc: h.Service, local: client == h.Service.Namespace}
 	if x := routeOf(h, client); x != nil && len(x.Spec.GetHttp()) > 0 {
 		r.route, r.targets = x, h.Targets
 		if namesNamespace(x.VirtualService, client) {
 			r.client = client
 		}
+	}
+	if r.svc == nil {
+		return r, r.route != nil
 	}
 	r.choice = choiceOf(h, client).where(hashes)
 	return r, true
@@ -117,8 +124,11 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 	if v.router && v.dialect != GRPC {
 		return m
 	}
+	if r.svc == nil {
+		return r.named(v)
+	}
 	r.choice = r.of(v.labels)
-	for _, p := range r.svc.In(v.cluster).Ports {
+	for _, p := range r.svc.Concrete().In(v.cluster).Ports {
 		proto := p.Protocol()
 		if v.dialect == GRPC && proto != mesh.UDP {
 			m.resources = append(m.resources, grpcRoutes(r, v, p))
@@ -128,7 +138,7 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 		switch {
 		case proto.IsHTTP():
 			m.fragments = append(m.fragments, fragment{group: strconv.Itoa(int(p.Number)), bytes: field(virtualHostsField, host)})
-		case proto == mesh.Auto:
+		case proto == mesh.Auto && r.svc.Alias == nil: // the table of a listener of its own
 			host.Domains = []string{"*"}
 			table := routeTable(host.Name)
 			table.VirtualHosts = []*routev3.VirtualHost{host}
@@ -145,22 +155,63 @@ func (r routeRow) virtualHost(v routeView, p mesh.ServicePort) *routev3.VirtualH
 		IncludeRequestAttemptCount: true,
 	}
 	if r.route != nil {
-		t := translation{
-			service: r.route.VirtualService, resolve: r.route.Resolve, target: r.targets.Service, port: p.Number, retry: v.retry,
-			labels: labelMap(v.labels), client: r.client, gateways: []string{"mesh"},
-			rule: func(host string) *mesh.Rule {
-				if host != r.svc.Host {
-					return nil
-				}
-				return r.rule
-			},
-		}
-		host.Routes = t.routes()
+		host.Routes = r.routesOn(v, p.Number)
 	}
 	if len(host.Routes) == 0 {
 		host.Routes = []*routev3.Route{r.defaultRoute(v, p)}
 	}
 	return host
+}
+
+// namedPort is the port that hosts that are not Services are routed on: what their port is, nothing says.
+const namedPort = 80
+
+// named returns the virtual host of a host that is not a Service, on port 80 and the HTTP ports of Services that its
+// VirtualService is for also.
+func (r routeRow) named(v routeView) (m made) {
+	if v.dialect == GRPC {
+		return m
+	}
+	ports := map[uint16]bool{namedPort: true}
+	for _, name := range r.route.Spec.GetHosts() {
+		s := r.targets.Service(r.route.Resolve(name))
+		if s == nil {
+			continue
+		}
+		for _, p := range s.Concrete().In(v.cluster).Ports {
+			if p.Protocol().IsHTTP() {
+				ports[p.Number] = true
+			}
+		}
+	}
+	for port := range ports {
+		n := strconv.Itoa(int(port))
+		host := &routev3.VirtualHost{
+			Name: r.host + ":" + n, Domains: []string{r.host}, IncludeRequestAttemptCount: true, Routes: r.routesOn(v, port),
+		}
+		if !strings.HasPrefix(r.host, "*") {
+			host.Domains = append(host.Domains, r.host+".")
+		}
+		if len(host.Routes) > 0 {
+			m.fragments = append(m.fragments, fragment{group: n, bytes: field(virtualHostsField, host)})
+		}
+	}
+	return m
+}
+
+// routesOn translates the host's VirtualService for one port.
+func (r routeRow) routesOn(v routeView, port uint16) []*routev3.Route {
+	t := translation{
+		service: r.route.VirtualService, resolve: r.route.Resolve, target: r.targets.Service, port: port, retry: v.retry,
+		labels: labelMap(v.labels), client: r.client, gateways: []string{"mesh"},
+		rule: func(host string) *mesh.Rule {
+			if r.svc == nil || host != r.svc.Concrete().Host {
+				return nil
+			}
+			return r.rule
+		},
+	}
+	return t.routes()
 }
 
 // domains returns the names of a host, short, long and with the dot at the end that says that a name is whole,
@@ -204,8 +255,9 @@ func (r routeRow) domains(v routeView, p mesh.ServicePort) (domains []string) {
 }
 
 func (r routeRow) defaultRoute(v routeView, p mesh.ServicePort) *routev3.Route {
+	to := r.svc.Concrete().Host
 	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(p.Number, "", r.svc.Host)},
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(p.Number, "", to)},
 		RetryPolicy:      retryPolicy(nil, v.retry, false),
 		HashPolicy:       hashPolicy(r.rule, nil, p.Number),
 	}
@@ -213,7 +265,7 @@ func (r routeRow) defaultRoute(v routeView, p mesh.ServicePort) *routev3.Route {
 	return &routev3.Route{
 		Name:      "default",
 		Match:     &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Decorator: &routev3.Decorator{Operation: r.svc.Host + ":" + strconv.Itoa(int(p.Number)) + "/*"},
+		Decorator: &routev3.Decorator{Operation: to + ":" + strconv.Itoa(int(p.Number)) + "/*"},
 		Action:    &routev3.Route_Route{Route: action},
 	}
 }

@@ -216,12 +216,17 @@ func (t *translation) cluster(d *networking.Destination) string {
 }
 
 // destinationCluster returns the cluster of a destination. A port that is not said is the service's only
-// one, or the one that the request came in on.
+// one, or the one that the request came in on. What another name of a service leads to is the service.
 func destinationCluster(d *networking.Destination, target func(string) *mesh.HostService, resolve func(string) string, port uint16) string {
 	host := resolve(d.GetHost())
+	s := target(host)
+	if s != nil {
+		s = s.Concrete()
+		host = s.Host
+	}
 	if n := d.GetPort().GetNumber(); n != 0 {
 		port = uint16(n)
-	} else if s := target(host); s != nil && len(s.Parts[0].Ports) == 1 {
+	} else if s != nil && len(s.Parts[0].Ports) == 1 {
 		port = s.Parts[0].Ports[0].Number
 	}
 	return clusterName(port, d.GetSubset(), host)

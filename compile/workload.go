@@ -51,7 +51,7 @@ func (w *workloads) pass(s *mesh.Snapshot, proxies []Proxy) []*workload {
 	for i, p := range proxies {
 		in := inputs{services: s.Services(p.Cluster, p.Namespace), config: s.Config()}
 		if p.Router {
-			in.gateways, in.routes, in.rules, in.stamp, in.credentials = s.Gateways(), s.VirtualServices(), s.DestinationRules(), s.Stamp(), s.Credentials()
+			in.gateways, in.routes, in.rules, in.stamp, in.credentials = s.Gateways(), s.MergedVirtualServices(), s.DestinationRules(), s.Stamp(), s.Credentials()
 		} else {
 			in.policies, in.rules = s.Policies(), s.DestinationRules()
 		}

@@ -107,9 +107,7 @@ func (b *builder) local(k Key, e Event) {
 	case KindGateway:
 		edit(b, &b.gateways, name, row[*Gateway](e), gone)
 	case KindVirtualService:
-		if old, ok := edit(b, &b.routes, name, row[*VirtualService](e), gone); ok {
-			b.fileRoutes(old, b.routes.Get(name))
-		}
+		b.virtualService(row[*VirtualService](e), name)
 	case KindDestinationRule:
 		if old, ok := edit(b, &b.rules, name, row[*DestinationRule](e), gone); ok {
 			b.fileRules(old, b.rules.Get(name))
@@ -136,7 +134,7 @@ func (b *builder) cluster(k Key, o *Cluster) {
 		}
 		for namespace, sp := range c.spaces {
 			for svc := range sp.services.All() {
-				b.hosts[b.HostName(namespace, svc.Name)] = true
+				b.markService(namespace, svc.Name)
 			}
 		}
 		b.ownClusters()
@@ -157,7 +155,7 @@ func (b *builder) service(k Key, o *Service) {
 	if !ok {
 		return
 	}
-	b.hosts[b.HostName(k.Namespace, k.Name)] = true
+	b.markService(k.Namespace, k.Name)
 	gateway := old != nil && old.Labels[networkLabel] != "" || o != nil && o.Labels[networkLabel] != ""
 	b.networked = b.networked || gateway || len(b.config.networks.GetNetworks()) > 0
 }
@@ -353,6 +351,7 @@ func (b *builder) markAll() {
 		}
 	}
 	for f := range b.routesOf.All() {
+		b.hosts[f.host] = true
 		b.markPattern(f.host)
 	}
 	for f := range b.rulesOf.All() {

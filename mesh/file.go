@@ -116,6 +116,10 @@ func (b *builder) fileRoutes(old, now *VirtualService) {
 		}
 		edit(b, &b.routesOf, host, &hostRoutes{host, list}, len(list) == 0)
 		b.markPattern(host)
+		b.hosts[host] = true
+		if full, ok := b.inFullName(host); ok {
+			b.hosts[full] = true
+		}
 	}
 }
 
@@ -124,6 +128,7 @@ func (b *builder) route(v *VirtualService) *Route {
 	for d := range v.Destinations() {
 		r.hosts = append(r.hosts, b.Resolve(d.GetHost(), v.Namespace))
 	}
+	r.hosts = append(r.hosts, b.routeHosts(v)...)
 	slices.Sort(r.hosts)
 	r.hosts = slices.Compact(r.hosts)
 	return r
@@ -222,7 +227,10 @@ func join(a, b *DestinationRule) *DestinationRule {
 // refile files all rules and routes anew, for what MeshConfig says about them has changed.
 func (b *builder) refile() {
 	b.routesOf, b.rulesOf = nil, nil
-	for v := range b.routes.All() {
+	for r := range b.roots.All() {
+		b.merge(r.Namespace + "/" + r.Name)
+	}
+	for v := range b.merged.All() {
 		b.fileRoutes(nil, v)
 	}
 	for r := range b.rules.All() {
@@ -247,20 +255,24 @@ func older(a, b *Meta) int {
 	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// about returns what is filed about a host: under its own name, then under patterns, the longest first.
+// about returns what is filed about a host: under its own name, then under other patterns, the longest first.
 func about[T any](t *Table[*filed[T]], host string) (list []T) {
 	if f := t.Get(host); f != nil {
 		list = f.list
 	}
+	return append(slices.Clip(list), aboutPatterns(t, host)...)
+}
+
+func aboutPatterns[T any](t *Table[*filed[T]], host string) (list []T) {
 	patterns := t.prefixed("*")
 	if len(patterns) == 0 {
 		return list
 	}
 	matching := slices.Clone(patterns)
-	matching = slices.DeleteFunc(matching, func(f *filed[T]) bool { return !MatchHost(f.host, host) })
+	matching = slices.DeleteFunc(matching, func(f *filed[T]) bool { return f.host == host || !MatchHost(f.host, host) })
 	slices.SortStableFunc(matching, func(x, y *filed[T]) int { return len(y.host) - len(x.host) })
 	for _, f := range matching {
-		list = append(slices.Clip(list), f.list...)
+		list = append(list, f.list...)
 	}
 	return list
 }

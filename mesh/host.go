@@ -13,9 +13,9 @@ type Host struct {
 	Service   *HostService // nil if no cluster has such a Service
 	Endpoints *Endpoints   // never nil where Service is not
 	Accounts  *Accounts    // never nil where Service is not
-	Rules     []*Rule      // in the order of namespace
-	Routes    []*Route     // of gateway "mesh", the oldest first
-	Targets   *Targets     // what Routes lead to; nil without Routes
+	Rules     []*Rule      // in the order of namespace; of an alias, those of what it means
+	Routes    []*Route     // of gateway "mesh", the oldest first; of an alias, then those of what it means
+	Targets   *Targets     // what Routes lead to, and their own hosts; nil without Routes
 	Root      string       // the namespace whose rules hold for all
 	place     string       // the name with the namespace first, so that its hosts are neighbours
 }
@@ -23,9 +23,18 @@ type Host struct {
 // HostService is the Services of one host name, in all clusters that have one. Immutable.
 type HostService struct {
 	Host, Namespace, Name string
-	Parts                 []*Service // the local cluster's first, then by cluster; never empty
-	ExportTo              []string   // namespaces that see it: nil is all; "." its own
-	ClusterLocal          bool       // each cluster keeps its own endpoints to itself
+	Parts                 []*Service   // the local cluster's first, then by cluster; never empty
+	ExportTo              []string     // namespaces that see it: nil is all; "." its own
+	ClusterLocal          bool         // each cluster keeps its own endpoints to itself
+	Alias                 *HostService // of what it is another name, by type ExternalName; nil if it stands for itself
+}
+
+// Concrete returns the Service that is meant: the one that this is another name of, or itself.
+func (s *HostService) Concrete() *HostService {
+	if s.Alias != nil {
+		return s.Alias
+	}
+	return s
 }
 
 // In returns the Service in that cluster or, if there is none, the first of another.
@@ -38,8 +47,10 @@ func (s *HostService) In(cluster string) *Service {
 	return s.Parts[0]
 }
 
-// Visible reports whether a client of that namespace sees the Service.
-func (s *HostService) Visible(client string) bool { return visible(s.ExportTo, s.Namespace, client) }
+// Visible reports whether a client of that namespace sees the Service, and what it is another name of.
+func (s *HostService) Visible(client string) bool {
+	return visible(s.ExportTo, s.Namespace, client) && (s.Alias == nil || visible(s.Alias.ExportTo, s.Alias.Namespace, client))
+}
 
 // Rule is a DestinationRule filed under a host. Immutable.
 type Rule struct {
@@ -66,7 +77,7 @@ func (r *Rule) Visible(client string) bool { return visible(r.exportTo, r.Namesp
 type Route struct {
 	*VirtualService
 	exportTo []string
-	hosts    []string // that it leads to, in full
+	hosts    []string // that it leads to or is for, in full
 	domain   string
 }
 
@@ -76,7 +87,7 @@ func (r *Route) Resolve(host string) string { return resolve(host, r.Namespace, 
 // Visible reports whether the VirtualService holds for clients of that namespace.
 func (r *Route) Visible(client string) bool { return visible(r.exportTo, r.Namespace, client) }
 
-// Targets are the Services that a host's routes lead to, by host name; a host that is no Service is
+// Targets are the Services that a host's routes lead to or are for, by host name; a host that is no Service is
 // absent. Immutable.
 type Targets struct{ services map[string]*HostService }
 
@@ -196,6 +207,7 @@ func (l *Leaf) index() {
 	for _, h := range l.Hosts {
 		if h.Service != nil {
 			name(h.Service.Namespace, h.Service.ExportTo)
+			name(h.Service.Concrete().Namespace, h.Service.Concrete().ExportTo)
 		}
 		for _, r := range h.Rules {
 			name(r.Namespace, r.exportTo)

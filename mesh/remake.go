@@ -10,17 +10,26 @@ import (
 // remake makes the marked hosts again, and the leaves that they are in.
 func (b *builder) remake() {
 	changed := map[string]bool{} // hosts whose Service is another, or whose routes are
-	for _, name := range slices.Sorted(maps.Keys(b.hosts)) {
+	queue := slices.Sorted(maps.Keys(b.hosts))
+	for len(queue) > 0 {
+		name := queue[0]
+		queue = queue[1:]
 		old := b.Host(name)
 		h := b.host(name, old)
-		if old == nil || old.Service != h.Service || !slices.Equal(old.Routes, h.Routes) {
+		routed := old == nil || old.Service != h.Service || !slices.Equal(old.Routes, h.Routes)
+		ruled := old == nil || old.Service != h.Service || !slices.Equal(old.Rules, h.Rules) || old.Root != h.Root
+		if routed {
 			changed[name] = true
 		}
-		if old == nil || old.Service != h.Service || !slices.Equal(old.Rules, h.Rules) || old.Root != h.Root {
+		if ruled {
 			b.stamp = &Stamp{}
 		}
 		if old == nil || !old.same(h) {
 			b.replace(h)
+		}
+		b.indexAlias(old, h)
+		if routed || ruled {
+			queue = append(queue, b.aliases.prefixed(name+" ")...)
 		}
 	}
 	if len(changed) == 0 {
@@ -96,9 +105,10 @@ func (b *builder) host(name string, old *Host) *Host {
 		old = &Host{}
 	}
 	h := &Host{Name: name, place: place(name), Targets: old.Targets, Root: b.config.RootNamespace}
-	h.Rules, h.Routes = about(b.rulesOf, name), about(b.routesOf, name)
+	h.Rules = about(b.rulesOf, name)
 	namespace, service, ok := b.serviceOf(name)
 	if !ok {
+		h.Routes = b.routesOfNone(name)
 		return h
 	}
 	s := &HostService{Host: name, Namespace: namespace, Name: service}
@@ -108,11 +118,17 @@ func (b *builder) host(name string, old *Host) *Host {
 		}
 	}
 	if len(s.Parts) == 0 {
+		h.Routes = b.routesOfNone(name)
 		return h
+	}
+	h.Routes = b.routesOfService(namespace, service)
+	if other := b.concrete(s); other != nil {
+		s.Alias = other.Service
+		h.Rules, h.Routes = other.Rules, append(slices.Clip(h.Routes), other.Routes...)
 	}
 	s.ExportTo = exportTo(s.Parts[0].ExportTo, b.config.Spec.GetDefaultServiceExportTo())
 	s.ClusterLocal = b.config.clusterLocal(name)
-	if o := old.Service; o != nil && slices.Equal(o.Parts, s.Parts) && slices.Equal(o.ExportTo, s.ExportTo) && o.ClusterLocal == s.ClusterLocal {
+	if o := old.Service; o != nil && slices.Equal(o.Parts, s.Parts) && slices.Equal(o.ExportTo, s.ExportTo) && o.ClusterLocal == s.ClusterLocal && o.Alias == s.Alias {
 		s = o
 	}
 	h.Service = s

@@ -32,8 +32,11 @@ type Snapshot struct {
 	networks    *Networks
 	stamp       *Stamp
 
-	routesOf *Table[*hostRoutes] // by host name or pattern
+	roots    *Table[*VirtualService] // of routes, those that delegate
+	merged   *Table[*VirtualService] // of routes, those with hosts, and with the routes of their delegates
+	routesOf *Table[*hostRoutes]     // of merged, by host name or pattern
 	rulesOf  *Table[*hostRules]
+	aliases  *Table[string] // hosts whose Service leads to another by name, by "OTHER HOST"
 }
 
 // cluster is the objects of one API server, by namespace. Immutable once out.
@@ -164,6 +167,10 @@ func (s *Snapshot) Gateways() *Table[*Gateway] { return s.gateways }
 // VirtualServices returns the VirtualServices of the local cluster, by namespace and name.
 func (s *Snapshot) VirtualServices() *Table[*VirtualService] { return s.routes }
 
+// MergedVirtualServices returns those VirtualServices that have hosts, each with the routes of its delegates, by
+// namespace and name.
+func (s *Snapshot) MergedVirtualServices() *Table[*VirtualService] { return s.merged }
+
 // SeesRoute reports whether a VirtualService holds for clients of that namespace, by its exportTo or the mesh's
 // default.
 func (s *Snapshot) SeesRoute(v *VirtualService, client string) bool {
@@ -239,7 +246,7 @@ func (s *Snapshot) Resolve(host, namespace string) string {
 }
 
 func resolve(host, namespace, domain string) string {
-	host = strings.ToLower(host)
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if host == "" || strings.ContainsAny(host, ".*:") {
 		return host
 	}

@@ -13,7 +13,7 @@ import (
 
 func (v *validator) virtualService(s *networking.VirtualService) {
 	if len(s.GetHosts()) == 0 {
-		v.add("spec.hosts", "name at least one host", "there are no hosts")
+		v.delegate(s)
 	}
 	for i, h := range s.GetHosts() {
 		v.pattern(fmt.Sprintf("spec.hosts[%d]", i), h)
@@ -49,6 +49,21 @@ func (v *validator) virtualService(s *networking.VirtualService) {
 	}
 }
 
+// delegate checks a VirtualService without hosts, which is for others to name as their delegate.
+func (v *validator) delegate(s *networking.VirtualService) {
+	const fix = "name hosts, or leave this to the VirtualService that delegates to it"
+	for field, is := range map[string]bool{"spec.gateways": len(s.GetGateways()) > 0, "spec.tcp": len(s.GetTcp()) > 0, "spec.tls": len(s.GetTls()) > 0} {
+		if is {
+			v.add(field, fix, "there are no hosts, and a delegate has nothing but http routes")
+		}
+	}
+	for i, r := range s.GetHttp() {
+		if r.GetDelegate() != nil {
+			v.add(fmt.Sprintf("spec.http[%d].delegate", i), fix, "there are no hosts, and a delegate cannot delegate further")
+		}
+	}
+}
+
 func (v *validator) tlsMatch(field string, m *networking.TLSMatchAttributes) {
 	v.l4Match(field, m.GetPort(), m.GetDestinationSubnets())
 	if len(m.GetSniHosts()) == 0 {
@@ -80,14 +95,19 @@ func (v *validator) httpRoute(field string, r *networking.HTTPRoute) {
 		v.httpMatch(fmt.Sprintf("%s.match[%d]", field, i), m)
 	}
 	actions := 0
-	for _, is := range []bool{len(r.GetRoute()) > 0, r.GetRedirect() != nil, r.GetDirectResponse() != nil, r.GetDelegate() != nil} {
+	for _, is := range []bool{len(r.GetRoute()) > 0, r.GetRedirect() != nil, r.GetDirectResponse() != nil} {
 		if is {
 			actions++
 		}
 	}
 	switch {
 	case r.GetDelegate() != nil:
-		v.add(field+".delegate", "write its routes into this VirtualService", "delegates are not supported yet")
+		if len(r.GetRoute()) > 0 || r.GetRedirect() != nil {
+			v.add(field+".delegate", "keep one of them", "it has a delegate and also a route or redirect")
+		}
+		if r.GetDelegate().GetName() == "" {
+			v.add(field+".delegate.name", "name a VirtualService without hosts", "there is no name")
+		}
 	case actions == 0:
 		v.add(field, "add route, redirect or directResponse", "the route leads nowhere")
 	case actions > 1:

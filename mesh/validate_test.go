@@ -30,7 +30,16 @@ func TestValidate(t *testing.T) {
 	for _, c := range []struct{ kind, spec, field string }{
 		{"vs", "{hosts: [a], http: [{" + dest + "}]}", ""},
 		{"vs", "{hosts: ['*.example.com', 'a.b'], gateways: [gw, ns/gw, mesh], http: [{match: [{uri: {regex: '/a.*'}}], " + dest + "}]}", ""},
-		{"vs", "{hosts: [], http: [{" + dest + "}]}", "spec.hosts"},
+		{"vs", "{hosts: [], http: [{" + dest + "}]}", ""}, // a delegate
+		{"vs", "{gateways: [g], http: [{" + dest + "}]}", "spec.gateways"},
+		{"vs", "{tcp: [{" + dest + "}]}", "spec.tcp"},
+		{"vs", "{http: [{delegate: {name: b}}]}", "spec.http[0].delegate"},
+		{"vs", "{hosts: [a], http: [{delegate: {name: b}}]}", ""},
+		{"vs", "{hosts: [a], http: [{delegate: {namespace: b}}]}", "spec.http[0].delegate.name"},
+		{"vs", "{hosts: [a], http: [{delegate: {name: b}, " + dest + "}]}", "spec.http[0].delegate"},
+		{"vs", "{hosts: ['*-preview.example.com'], http: [{" + dest + "}]}", ""},
+		{"vs", "{hosts: ['a*.example.com'], http: [{" + dest + "}]}", "spec.hosts[0]"},
+		{"vs", "{hosts: [a], tls: [{match: [{sniHosts: ['*-preview.example.com']}], " + dest + "}]}", "spec.tls[0].match[0].sniHosts[0]"},
 		{"vs", "{hosts: ['a b'], http: [{" + dest + "}]}", "spec.hosts[0]"},
 		{"vs", "{hosts: [a]}", "spec"},
 		{"vs", "{hosts: [a], http: [{}]}", "spec.http[0]"},
