@@ -19,9 +19,9 @@ import (
 // the one that all of port 80 share.
 type listenerRow struct {
 	svc     *mesh.HostService // nil if it is none
-	eps     *mesh.Endpoints // of headless services only
-	choice                  // for connection limits, and the subsets that SNI names
-	route   *mesh.Route     // that has TCP or TLS routes
+	eps     *mesh.Endpoints   // of headless services only
+	choice                    // for connection limits, and the subsets that SNI names
+	route   *mesh.Route       // that has TCP or TLS routes
 	targets *mesh.Targets
 	client  string // its namespace, where a match of route names it
 }
