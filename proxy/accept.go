@@ -269,6 +269,11 @@ type downstream struct {
 
 // open begins a connection.
 func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
+	if w.account.full() {
+		w.p.stats.Listener(l.StatName).Shard(w.idx).CxOverload.Inc()
+		loop.CloseFD(fd)
+		return
+	}
 	d := &downstream{id: w.p.connID.Add(1), start: w.loop.Now()}
 	c, err := w.newConn(fd, peer, d)
 	if err != nil {
@@ -276,6 +281,7 @@ func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
 		return
 	}
 	d.c = c
+	defer w.guard(c)
 	c.connected = true
 	c.local = loop.LocalAddr(fd)
 	if l.OriginalDst || l.UseOriginalDst {
@@ -294,7 +300,7 @@ func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
 	d.match = config.Conn{Local: c.local, Remote: peer, Direct: peer, Transport: "raw_buffer"}
 	w.addSession(d)
 	if d.inspects() {
-		d.timer.Fire = d.timeout
+		d.timer.Fire = c.guarded(d.timeout)
 		if l.FilterTimeout > 0 {
 			w.loop.Arm(&d.timer, l.FilterTimeout)
 		}
@@ -367,11 +373,10 @@ func (d *downstream) serve() {
 		return
 	}
 	cfg := w.p.tls.server(w.p, d.chain.TLS)
+	d.timer.Fire = d.c.guarded(d.end)
 	if t := d.chain.HandshakeTimeout; t > 0 {
-		d.timer.Fire = d.end
 		w.loop.Arm(&d.timer, t)
 	} else {
-		d.timer.Fire = d.end
 		w.loop.Arm(&d.timer, 15*time.Second)
 	}
 	first := d.first

@@ -27,6 +27,8 @@ type user interface {
 	onWrite()
 	// onFail says that the connection failed; it is closed.
 	onFail(err error)
+	// holds returns how many bytes it keeps beside the connection's.
+	holds() int
 }
 
 // source has output that is collected when it is sent: HTTP/2 has all streams' in one.
@@ -36,6 +38,8 @@ type source interface {
 	Take(dst []byte) []byte
 	// Queued returns how many bytes Take would give.
 	Queued() int
+	// Size returns how many bytes it holds.
+	Size() int
 	// Drained says that all that Take gave is with the kernel.
 	Drained()
 }
@@ -55,6 +59,8 @@ type conn struct {
 
 	local, remote netip.AddrPort
 	host          *host // of an upstream connection, which counts there until it is closed
+	size          int   // its part of the worker's account
+	streams       int   // the parts of its requests
 	early         int   // bytes fed to the handshake
 	high          int   // highWater, or less: per_connection_buffer_limit_bytes
 
@@ -63,6 +69,7 @@ type conn struct {
 	peek        bool // TLS may hold plaintext without having got new ciphertext
 	readable    bool // the kernel may hold unread bytes
 	hup         bool // the kernel announced the end of the stream
+	small       bool // little is to be read at once
 	blocked     bool // the socket is full
 	full        bool // output went over high; onWrite is due
 	dirty       bool // among the worker's dirty connections
@@ -82,11 +89,18 @@ func (w *worker) newConn(fd int, remote netip.AddrPort, u user) (*conn, error) {
 		return nil, err
 	}
 	w.conns[c] = struct{}{}
+	c.measure()
 	return c, nil
 }
 
 // Ready implements loop.Handler.
 func (c *conn) Ready(ev loop.Events) {
+	defer c.w.guard(c)
+	c.ready(ev)
+	c.measure()
+}
+
+func (c *conn) ready(ev loop.Events) {
 	if ev == 0 {
 		c.user.onRead()
 		return
@@ -161,33 +175,35 @@ func (c *conn) fail(err error) {
 func (c *conn) read() ([]byte, error) {
 	w := c.w
 	if c.tls == nil {
-		n, e := loop.Read(c.fd, w.in)
-		return c.got(w.in, n, e)
+		b := c.room(w.in)
+		n, e := loop.Read(c.fd, b)
+		return c.got(b, n, e)
 	}
 	if c.readErr != nil {
 		c.readable = false
 		return nil, c.readErr
 	}
+	plain, in := c.room(w.in), c.room(w.cin)
 	for {
 		var cipher []byte
 		if !c.peek && !c.tls.Buffered() {
-			n, e := loop.Read(c.fd, w.cin)
-			b, err := c.got(w.cin, n, e)
+			n, e := loop.Read(c.fd, in)
+			b, err := c.got(in, n, e)
 			if err != nil || len(b) == 0 {
 				return nil, err
 			}
 			cipher = b
 		}
 		c.peek = false
-		n, err := c.tls.Read(cipher, w.in)
+		n, err := c.tls.Read(cipher, plain)
 		if err != nil && err != tlsconn.ErrAgain {
 			c.mark() // an alert may be waiting
 			c.readErr, c.readable = err, n > 0
-		} else if n == len(w.in) {
-			c.readable = true
+		} else if n == len(plain) {
+			c.readable, c.peek = true, true
 		}
 		if n > 0 {
-			return w.in[:n], nil
+			return plain[:n], nil
 		}
 		if c.readErr != nil || !c.readable {
 			return nil, c.readErr
@@ -457,6 +473,7 @@ func (c *conn) close() {
 	if l, ok := c.user.(*lingerer); ok {
 		l.timer.Stop()
 	}
+	c.w.account.set(&c.size, 0)
 	c.w.recycle(c.out)
 	c.w.recycle(c.wire)
 	c.out, c.wire, c.off = nil, nil, 0

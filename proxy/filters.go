@@ -130,6 +130,10 @@ func (s *stream) abort(f *config.FaultFilter) bool {
 
 // shadow sends a copy of s to another cluster. Nobody hears the answer.
 func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
+	if w.account.busy() {
+		c.stat(w).RepeatAbandoned.Inc()
+		return
+	}
 	r := *s.route
 	was := s.route.Action
 	a := &config.RouteAction{Timeout: was.Timeout, IdleTimeout: was.IdleTimeout, GRPCTimeoutMax: -1, Priority: was.Priority}
@@ -148,6 +152,7 @@ func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 	}
 	x.head, x.remote, x.protocol = s.head, s.remote, s.protocol
 	x.body = append(w.buf(), s.body...)
+	x.measure()
 	x.reqDone, x.reqEnd = true, w.loop.Now()
 	if x.cl.breakers[a.Priority].requests.Load() >= int64(x.cl.cfg.Breakers[a.Priority].MaxRequests) {
 		x.end(false)

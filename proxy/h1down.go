@@ -47,12 +47,12 @@ func (w *worker) serveHTTP(d *downstream) {
 		return
 	}
 	x := &downConn{d: d, c: d.c, w: w}
-	x.timer.Fire = x.onTimer
+	x.timer.Fire = d.c.guarded(x.onTimer)
 	d.c.user = x
 	w.addSession(x)
 	x.uncount = d.countConn(false)
 	if t := d.chain.HTTP.MaxConnectionDuration; t > 0 {
-		x.most.Fire = func() { x.closeNow = true; x.drain() }
+		x.most.Fire = d.c.guarded(func() { x.closeNow = true; x.drain() })
 		w.loop.Arm(&x.most, t)
 	}
 	x.rest()

@@ -38,7 +38,7 @@ type upConn struct {
 func (u *upConn) begin(c *conn, st *tlsState) {
 	u.c, u.tls = c, st
 	c.user = u
-	u.idleTimer.Fire = u.close
+	u.idleTimer.Fire = c.guarded(u.close)
 	u.p.h.cluster.stat(c.w).CxHTTP1.Inc()
 }
 
@@ -165,6 +165,7 @@ func (u *upConn) onRead() {
 		if s != nil && s.down.full() {
 			return // the downstream will resume us
 		}
+		u.c.small = s != nil && s.d.c.crowded()
 		b, err := u.c.read()
 		if s == nil { // idle: a response to nothing, or the end
 			if len(b) > 0 || err != nil {

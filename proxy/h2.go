@@ -49,13 +49,12 @@ func (w *worker) serveHTTP2(d *downstream) {
 		Buffer:           w.buf,
 		Recycle:          w.recycle,
 	}, x)
-	x.idle.Fire = x.onIdle
-	x.block.Fire = x.blockLate
+	x.idle.Fire, x.block.Fire = d.c.guarded(x.onIdle), d.c.guarded(x.blockLate)
 	d.c.user, d.c.src = x, x.h2
 	w.addSession(x)
 	x.uncount = d.countConn(true)
 	if t := o.MaxConnectionDuration; t > 0 {
-		x.most.Fire = x.drain
+		x.most.Fire = d.c.guarded(x.drain)
 		w.loop.Arm(&x.most, t)
 	}
 	x.ping.start(d.c, x.h2, &o.HTTP2, x.lost)
@@ -311,7 +310,7 @@ func (p *pinger) start(c *conn, h2 *http2.Conn, o *config.HTTP2Options, lost fun
 		return
 	}
 	*p = pinger{c: c, h2: h2, o: o, lost: lost}
-	p.timer.Fire = p.fire
+	p.timer.Fire = c.guarded(p.fire)
 	c.w.loop.Arm(&p.timer, o.PingInterval)
 }
 
@@ -359,7 +358,7 @@ func (r *h2Request) sendInformational(s *stream, status int) {
 	r.x.c.mark()
 }
 
-func (r *h2Request) full() bool { return r.x.c.isBlocked() || r.hs.Pending() > highWater }
+func (r *h2Request) full() bool { return r.x.c.isBlocked() || r.hs.Pending() > r.x.c.streamMark() }
 
 // resume gives the windows back what the stream has taken meanwhile.
 func (r *h2Request) resume() {

@@ -46,7 +46,7 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 		Buffer:           p.w.buf,
 		Recycle:          p.w.recycle,
 	}, u)
-	u.idle.Fire = u.shut
+	u.idle.Fire = c.guarded(u.shut)
 	c.user, c.src = u, u.h2
 	p.w.h2ups[u] = struct{}{}
 	u.ping.start(c, u.h2, &o.HTTP2, func() { c.fail(syscall.ETIMEDOUT) })

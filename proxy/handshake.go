@@ -16,8 +16,9 @@ func (c *conn) handshake(t *tlsconn.Conn, first []byte, done func(error)) {
 	w := c.w
 	t.Feed(first)
 	started := w.p.spawn(func(ctx context.Context) {
-		err := t.Handshake(ctx, func() { w.loop.Post(c.handshakeOutput) })
-		w.loop.Post(func() { c.handshakeEnd(err) })
+		output := c.guarded(c.handshakeOutput)
+		err := w.p.calm(func() error { return t.Handshake(ctx, func() { w.loop.Post(output) }) })
+		w.loop.Post(c.guarded(func() { c.handshakeEnd(err); c.measure() }))
 	})
 	if !started {
 		c.fail(errStopped)

@@ -33,7 +33,7 @@ func (c *conn) linger() {
 // leaveOpen gives c to a lingerer.
 func (c *conn) leaveOpen() {
 	l := &lingerer{c: c, left: math.MaxInt}
-	l.timer.Fire = l.onTimer
+	l.timer.Fire = c.guarded(l.onTimer)
 	c.user = l
 	c.w.loop.Arm(&l.timer, time.Second)
 }

@@ -357,7 +357,7 @@ func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)
 	}
 	d.c.count(h)
 	d.c.limit(cl.cfg.BufferLimit)
-	d.timer.Fire = func() { d.fail(errConnectTimeout) }
+	d.timer.Fire = d.c.guarded(func() { d.fail(errConnectTimeout) })
 	within := cl.cfg.ConnectTimeout
 	if o.within > 0 {
 		within = min(within, o.within)

@@ -30,6 +30,9 @@ type Options struct {
 	// Secrets are the certificates that TLS contexts name and that are not in the configuration.
 	// Without it such contexts refuse connections.
 	Secrets Secrets
+	// Memory is how many bytes all loops may hold for connections and requests; at it new ones are
+	// refused. 0: half of Go's memory limit, at most 1 GiB. The process takes about twice as much.
+	Memory int64
 	// Stats is where to count, with at least Concurrency shards; nil: a store of the proxy's own.
 	Stats  *stats.Store
 	Logger *slog.Logger // nil: nothing is logged
@@ -38,19 +41,21 @@ type Options struct {
 // Proxy is one data plane. New makes it, Run runs it, Apply configures it; all other methods may be
 // called at any time from any goroutine.
 type Proxy struct {
-	log      *slog.Logger
-	secrets  Secrets
-	workers  []*worker
-	load     []atomic.Int64 // downstream connections by worker
-	snap     atomic.Pointer[snapshot]
-	tls      tlsContexts
-	connID   atomic.Uint64
-	faults   atomic.Int64 // requests being delayed by the fault filter
-	logs     *accesslog.Writer
-	stats    *stats.Store
-	own      atomic.Pointer[own]
-	draining atomic.Bool
-	started  time.Time
+	log       *slog.Logger
+	secrets   Secrets
+	workers   []*worker
+	load      []atomic.Int64 // downstream connections by worker
+	snap      atomic.Pointer[snapshot]
+	tls       tlsContexts
+	connID    atomic.Uint64
+	faults    atomic.Int64 // requests being delayed by the fault filter
+	logs      *accesslog.Writer
+	stats     *stats.Store
+	own       atomic.Pointer[own]
+	draining  atomic.Bool
+	started   time.Time
+	memory    int          // that workers may hold
+	lastPanic atomic.Int64 // when one was logged, in seconds
 
 	mu      sync.Mutex // held by Apply, Drain and the start and end of Run
 	sockets map[socketKey]*socket
@@ -75,7 +80,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Secrets == nil {
 		o.Secrets = noSecrets{}
 	}
-	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger)}
+	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger), memory: int(memory(o.Memory))}
 	if p.stats = o.Stats; p.stats == nil {
 		p.stats = stats.NewStore(o.Concurrency, stats.Local{})
 	}

@@ -63,7 +63,16 @@ func (l *lockedBuffer) String() string {
 func start(t testing.TB, yaml string, secrets Secrets) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &lockedBuffer{}}
-	p, err := New(Options{Concurrency: 2, Secrets: secrets, Logger: slog.New(slog.NewTextHandler(r.log, nil))})
+	startWith(t, r, Options{Concurrency: 2, Secrets: secrets})
+	r.apply(yaml)
+	return r
+}
+
+// startWith runs a proxy without a configuration.
+func startWith(t testing.TB, r *rig, o Options) {
+	t.Helper()
+	o.Logger = slog.New(slog.NewTextHandler(r.log, nil))
+	p, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +89,6 @@ func start(t testing.TB, yaml string, secrets Secrets) *rig {
 			t.Log(r.log.String())
 		}
 	})
-	r.apply(yaml)
-	return r
 }
 
 func (r *rig) apply(yaml string) {

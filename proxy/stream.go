@@ -69,6 +69,7 @@ type stream struct {
 	corsPolicy  *config.CORSPolicy // of an origin that is allowed
 	cookie      string             // to be set, for the hash policy
 	shadow      bool               // a mirrored copy: not logged
+	size        int                // its part of the worker's account
 
 	filter  int // index of the next filter
 	up      upstream
@@ -113,11 +114,11 @@ func (w *worker) newStream(d *downstream, c client) *stream {
 	s, ok := w.streams.get()
 	if !ok {
 		s = &stream{w: w}
-		s.timeout.Fire = s.onTimeout
-		s.perTry.Fire = s.onPerTry
-		s.idle.Fire = s.onIdle
-		s.maxTimer.Fire = s.onMaxDuration
-		s.wait.Fire = s.onWait
+		s.timeout.Fire = s.guarded(s.onTimeout)
+		s.perTry.Fire = s.guarded(s.onPerTry)
+		s.idle.Fire = s.guarded(s.onIdle)
+		s.maxTimer.Fire = s.guarded(s.onMaxDuration)
+		s.wait.Fire = s.guarded(s.onWait)
 	}
 	s.d, s.down = d, c
 	s.snap = w.snapshot()
@@ -131,6 +132,10 @@ func (w *worker) newStream(d *downstream, c client) *stream {
 
 // free makes s ready for its next use.
 func (w *worker) freeStream(s *stream) {
+	s.weigh(0)
+	if w.crashing {
+		return
+	}
 	w.recycle(s.body)
 	s.req.Reset()
 	s.resp.Reset()
@@ -164,6 +169,7 @@ func (s *stream) priority() uint8 {
 // begin handles the request in s.req; end says that it has no body. It may be over afterwards.
 func (s *stream) begin(end bool) {
 	s.countRequest()
+	s.measure()
 	s.reqDone = end
 	if end {
 		s.reqEnd = s.w.loop.Now()
@@ -175,7 +181,7 @@ func (s *stream) begin(end bool) {
 	if t := s.hcm.MaxStreamDuration; t > 0 {
 		s.w.loop.Arm(&s.maxTimer, s.left(t))
 	}
-	if !s.admit() {
+	if s.overloaded() || !s.admit() {
 		return
 	}
 	table := s.snap.cfg.RouteTable(s.hcm)
@@ -241,28 +247,20 @@ func (s *stream) reqData(b []byte) {
 		return
 	}
 	if s.keep && s.up != nil && len(s.body)+len(b) > s.bufferLimit() {
-		s.keep = false
-		s.w.recycle(s.body)
-		s.body = nil
+		s.forgetBody()
 	}
 	if s.keep || s.up == nil {
 		if s.body == nil {
 			s.body = s.w.buf()
 		}
-		s.body = append(s.body, b...)
+		was := cap(s.body)
+		if s.body = append(s.body, b...); cap(s.body) != was {
+			s.measure()
+		}
 	}
 	if s.up != nil {
 		s.up.sendData(s, b)
 	}
-}
-
-// bufferLimit is how much of a body is kept for retries, in bytes.
-func (s *stream) bufferLimit() int {
-	const most = 64 << 10
-	if s.route != nil && s.route.BufferLimit > 0 {
-		return min(most, int(s.route.BufferLimit))
-	}
-	return most
 }
 
 // wantsBody reports whether more of the request's body should be read now.
@@ -378,6 +376,7 @@ func (s *stream) upHead(status int, end bool) {
 	}
 	s.finishResponseHead()
 	s.responded = true
+	s.measure()
 	s.details = "via_upstream"
 	s.down.sendHead(s, end)
 	if end {

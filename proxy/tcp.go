@@ -65,12 +65,18 @@ func (w *worker) serveTCP(d *downstream) {
 	t.down.to, t.up.to = &t.up, &t.down
 	d.c.user = &t.down
 	w.addSession(t)
-	t.idle.Fire = t.onIdle
-	t.most.Fire = func() { t.detail = "max_connection_duration_reached"; t.finish() }
+	t.idle.Fire = d.c.guarded(t.onIdle)
+	t.most.Fire = d.c.guarded(func() { t.detail = "max_connection_duration_reached"; t.finish() })
 	if m := t.cfg.MaxDuration; m > 0 {
 		w.loop.Arm(&t.most, m)
 	}
 	t.countTCP()
+	if w.account.busy() {
+		t.flags |= accesslog.OverloadManager
+		d.lstat.CxOverload.Inc()
+		t.finish()
+		return
+	}
 	t.name = t.cfg.Cluster(w.random())
 	if d.chain.SNICluster && d.match.SNI != "" {
 		t.name = d.match.SNI

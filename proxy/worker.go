@@ -33,8 +33,13 @@ type worker struct {
 	today   string // the Date header
 	second  int64  // that it is of
 
-	dirty    []*conn
+	dirty     []*conn
+	account   account
+	published int64 // of account, in the statistics
+	crashing  bool  // a panic is being dealt with: nothing is to be used again
+
 	bufs     freeList[[]byte]
+	spare    int // bytes of bufs
 	streams  freeList[*stream]
 	pipes    []pipe
 	entry    accesslog.Entry // of the line being logged
@@ -70,6 +75,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
 		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, suspects: map[*host]struct{}{}, logs: map[string]*accesslog.Buffer{},
 	}
+	w.account.limit = p.memory / len(p.load)
 	l.BatchDone = w.flush
 	return w, nil
 }
@@ -92,12 +98,18 @@ func (w *worker) flush() {
 	for i := 0; i < len(w.dirty); i++ {
 		c := w.dirty[i]
 		c.dirty = false
-		if !c.closed {
-			c.flush()
-		}
 		w.dirty[i] = nil
+		if !c.closed {
+			w.flushConn(c)
+		}
 	}
 	w.dirty = w.dirty[:0]
+}
+
+func (w *worker) flushConn(c *conn) {
+	defer w.guard(c)
+	c.flush()
+	c.measure()
 }
 
 func (w *worker) snapshot() *snapshot { return w.p.snap.Load() }
@@ -116,6 +128,11 @@ func (w *worker) tick() {
 	w.listenToGateways()
 	w.bufs.trim()
 	w.streams.trim()
+	w.spare = 0
+	for _, b := range w.bufs.items {
+		w.spare += cap(b)
+	}
+	w.publish()
 }
 
 // date returns the time in the form of the Date header.
@@ -132,6 +149,7 @@ func (w *worker) random() uint64 { return rand.Uint64() }
 // buf returns an empty buffer.
 func (w *worker) buf() []byte {
 	if b, ok := w.bufs.get(); ok {
+		w.spare -= cap(b)
 		return b
 	}
 	return make([]byte, 0, bufSize)
@@ -139,8 +157,10 @@ func (w *worker) buf() []byte {
 
 // recycle takes a buffer back.
 func (w *worker) recycle(b []byte) {
-	if cap(b) >= bufSize && cap(b) <= maxKeep {
-		w.bufs.put(b[:0])
+	if cap(b) >= bufSize && cap(b) <= maxKeep && w.spare+cap(b) <= maxSpare && !w.crashing {
+		if w.bufs.put(b[:0]) {
+			w.spare += cap(b)
+		}
 	}
 }
 
@@ -174,11 +194,13 @@ func (f *freeList[T]) get() (x T, ok bool) {
 	return x, true
 }
 
-// put leaves x to the garbage collector if there is enough already.
-func (f *freeList[T]) put(x T) {
-	if len(f.items) < maxFree {
-		f.items = append(f.items, x)
+// put leaves x to the garbage collector if there is enough already; it reports whether it does not.
+func (f *freeList[T]) put(x T) bool {
+	if len(f.items) >= maxFree {
+		return false
 	}
+	f.items = append(f.items, x)
+	return true
 }
 
 // trim lets go of half of what nobody has needed since the last time, so that a burst is forgotten

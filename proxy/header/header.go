@@ -41,7 +41,7 @@ type span struct{ lo, hi uint32 } // hi 0: not there
 type field struct{ lo, colon, hi uint32 }
 
 // keep bounds the buffer that an empty Header holds on to.
-const keep = 16 << 10
+const keep = 8 << 10
 
 // Reset empties h.
 func (h *Header) Reset() {
@@ -95,6 +95,9 @@ func (h *Header) SetPseudo(p Pseudo, v string) {
 
 // Len returns the number of fields, without pseudo-headers.
 func (h *Header) Len() int { return len(h.fields) }
+
+// Memory returns how many bytes h holds on to.
+func (h *Header) Memory() int { return cap(h.buf) + cap(h.joined) + 12*cap(h.fields) }
 
 // Size returns the length of the fields in bytes as HTTP/1 lines.
 func (h *Header) Size() int {

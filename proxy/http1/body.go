@@ -52,6 +52,9 @@ func (d *Body) Chunked() { *d = Body{state: chunkSize, tail: d.tail[:0]} }
 // Done reports whether the body has ended.
 func (d *Body) Done() bool { return d.state == done }
 
+// Held returns how many bytes it keeps: a trailer section that is not complete.
+func (d *Body) Held() int { return cap(d.tail) }
+
 // EndsWithConnection reports whether only the end of the connection ends the body.
 func (d *Body) EndsWithConnection() bool { return d.state == untilClose }
 

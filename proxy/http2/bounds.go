@@ -37,7 +37,7 @@ func (c *Conn) Resume() error {
 // not complete, output, and what windows hold back.
 func (c *Conn) Size() int {
 	const stream = 256 // of a Stream and its place in the table
-	return cap(c.in) + cap(c.rest) + cap(c.block) + cap(c.out) + c.held + stream*len(c.streams)
+	return cap(c.in) + cap(c.rest) + cap(c.block) + cap(c.out) + c.held + c.head.Memory() + stream*len(c.streams)
 }
 
 // Block returns the stream of a header block that has begun and is not complete; 0: there is none.

@@ -41,6 +41,7 @@ type Cluster struct {
 	RqRetryOverflow    Counter   `stat:"upstream_rq_retry_overflow"`
 	RqRetryLimit       Counter   `stat:"upstream_rq_retry_limit_exceeded"`
 	RqCompleted        Counter   `stat:"upstream_rq_completed"`
+	RepeatAbandoned    Counter   `stat:"retry_or_shadow_abandoned"`
 	RqCodes            Codes     `stat:"upstream_rq,codes"`
 	RqTime             Histogram `stat:"upstream_rq_time"`
 
@@ -103,6 +104,7 @@ type HTTP struct {
 	RqTimeout       Counter   `stat:"downstream_rq_timeout"`
 	RqHeaderTimeout Counter   `stat:"downstream_rq_header_timeout"`
 	RqIdleTimeout   Counter   `stat:"downstream_rq_idle_timeout"`
+	RqOverload      Counter   `stat:"downstream_rq_overload_close"`
 	RqTooLarge      Counter   `stat:"downstream_rq_too_large"`
 	RqNonRelative   Counter   `stat:"downstream_rq_non_relative_path"`
 	RqCodes         Codes     `stat:"downstream_rq,codes"`
@@ -132,6 +134,7 @@ type Listener struct {
 	CxActive         Gauge     `stat:"downstream_cx_active"`
 	CxDestroy        Counter   `stat:"downstream_cx_destroy"`
 	CxOverflow       Counter   `stat:"downstream_cx_overflow"`
+	CxOverload       Counter   `stat:"downstream_cx_overload_reject"`
 	CxLengthMS       Histogram `stat:"downstream_cx_length_ms"`
 	PreCxTimeout     Counter   `stat:"downstream_pre_cx_timeout"`
 	NoFilterChain    Counter   `stat:"no_filter_chain_match"`
@@ -165,14 +168,18 @@ type Process struct {
 	CDSRejected       Counter `stat:"cluster_manager.cds.update_rejected"`
 	ControlConnected  Gauge   `stat:"control_plane.connected_state"`
 
-	State       Gauge `stat:"server.state"` // 0 live, 1 draining, 2 pre-initialising, 3 initialising
-	Live        Gauge `stat:"server.live"`
-	Uptime      Gauge `stat:"server.uptime"` // seconds
-	Concurrency Gauge `stat:"server.concurrency"`
-	Memory      Gauge `stat:"server.memory_allocated"`
-	Heap        Gauge `stat:"server.memory_heap_size"`
-	Physical    Gauge `stat:"server.memory_physical_size"`
-	Connections Gauge `stat:"server.total_connections"`
-	CertDays    Gauge `stat:"server.days_until_first_cert_expiring"`
-	LogDropped  Gauge `stat:"access_log.buffers_dropped"`
+	State       Gauge   `stat:"server.state"` // 0 live, 1 draining, 2 pre-initialising, 3 initialising
+	Live        Gauge   `stat:"server.live"`
+	Uptime      Gauge   `stat:"server.uptime"` // seconds
+	Concurrency Gauge   `stat:"server.concurrency"`
+	Memory      Gauge   `stat:"server.memory_allocated"`
+	Heap        Gauge   `stat:"server.memory_heap_size"`
+	Physical    Gauge   `stat:"server.memory_physical_size"`
+	Connections Gauge   `stat:"server.total_connections"`
+	Held        Gauge   `stat:"server.memory_held"` // for connections and requests
+	Panics      Counter `stat:"server.panics"`      // each has ended a connection
+	// OverloadActive is how many loops answer new requests 503.
+	OverloadActive Gauge `stat:"overload.envoy.overload_actions.stop_accepting_requests.active"`
+	CertDays       Gauge `stat:"server.days_until_first_cert_expiring"`
+	LogDropped     Gauge `stat:"access_log.buffers_dropped"`
 }
