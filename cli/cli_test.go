@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -167,7 +168,8 @@ other-cluster: bad token
 
 func TestRemoteSecret(t *testing.T) {
 	token := &corev1.Secret{Data: map[string][]byte{"ca.crt": []byte("CA"), "token": []byte("TOKEN")}}
-	got, err := encodeRemoteSecret("cluster1", "istio-system", "https://10.10.50.10:6443", "", "remote", token)
+	got, err := encodeRemoteSecret("cluster1", "istio-system", "remote",
+		&api.Cluster{Server: "https://10.10.50.10:6443", CertificateAuthorityData: token.Data["ca.crt"]}, token)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +185,7 @@ func TestRemoteSecret(t *testing.T) {
 func TestLoopback(t *testing.T) {
 	for server, want := range map[string]bool{
 		"https://127.0.0.1:6443": true, "https://localhost:1": true, "https://[::1]:6443": true, "https://0.0.0.0:1": true,
+		"https://kubernetes.default.svc": true, "https://kubernetes.default.svc.cluster.local:443": true,
 		"https://10.0.0.1:6443": false, "https://api.example.com": false, "https://[fd00::1]:6443": false,
 	} {
 		if got := loopback(server); got != want {

@@ -22,6 +22,7 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // users' kubeconfigs may get tokens by a command
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // targetFlags picks a cluster, as kubectl's and istioctl's flags do.
@@ -47,7 +48,8 @@ type cluster struct {
 	config    *rest.Config
 	context   string
 	server    string
-	namespace string // for pods that are named without one
+	entry     *api.Cluster // of the kubeconfig
+	namespace string       // for pods that are named without one
 }
 
 // String names the cluster for people.
@@ -98,7 +100,10 @@ func (t *targetFlags) connectTo(name string) (*cluster, error) {
 	cfg.UserAgent = "carrick"
 	cfg.WarningHandler = rest.NoWarnings{}
 	cfg.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
-	c := &cluster{config: cfg, context: current, server: cfg.Host, namespace: t.namespace}
+	c := &cluster{config: cfg, context: current, server: cfg.Host, entry: &api.Cluster{}, namespace: t.namespace}
+	if x := raw.Contexts[current]; x != nil && raw.Clusters[x.Cluster] != nil {
+		c.entry = raw.Clusters[x.Cluster]
+	}
 	if c.namespace == "" {
 		if c.namespace, _, err = loader.Namespace(); err != nil {
 			return nil, fmt.Errorf("reading the kubeconfig: %w", err)

@@ -2,10 +2,8 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,8 +11,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // Bounds of what a call to an API server may take.
@@ -70,54 +66,4 @@ func (c *Client) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout/2)
 	defer cancel()
 	return c.kube.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
-}
-
-// maxKubeconfig bounds what is parsed of a Secret's key.
-const maxKubeconfig = 256 << 10
-
-// RemoteConfig reads a kubeconfig that somebody else wrote. It takes only what is in it: nothing
-// that runs a program or reads a file of this machine.
-func RemoteConfig(kubeconfig []byte) (*rest.Config, error) {
-	if len(kubeconfig) > maxKubeconfig {
-		return nil, fmt.Errorf("the kubeconfig has %d bytes, more than %d", len(kubeconfig), maxKubeconfig)
-	}
-	c, err := clientcmd.Load(kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
-	}
-	if err := harmless(c); err != nil {
-		return nil, err
-	}
-	// Validates too, in Kubernetes' words.
-	r, err := clientcmd.NewDefaultClientConfig(*c, &clientcmd.ConfigOverrides{}).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
-	}
-	return r, nil
-}
-
-func harmless(c *api.Config) error {
-	if len(c.Clusters) == 0 || len(c.Contexts) == 0 {
-		return errors.New("the kubeconfig has no cluster or no context; make the secret again with create-remote-secret")
-	}
-	for name, a := range c.AuthInfos {
-		var bad []string
-		for field, set := range map[string]bool{
-			"exec": a.Exec != nil, "auth-provider": a.AuthProvider != nil, "tokenFile": a.TokenFile != "",
-			"client-certificate": a.ClientCertificate != "", "client-key": a.ClientKey != "",
-		} {
-			if set {
-				bad = append(bad, field)
-			}
-		}
-		if len(bad) > 0 {
-			return fmt.Errorf("user %q of the kubeconfig uses %s, which a remote secret may not; use a token or the -data fields", name, strings.Join(bad, ", "))
-		}
-	}
-	for name, cl := range c.Clusters {
-		if cl.CertificateAuthority != "" {
-			return fmt.Errorf("cluster %q of the kubeconfig uses certificate-authority, a file, which a remote secret may not; use certificate-authority-data", name)
-		}
-	}
-	return nil
 }

@@ -123,8 +123,8 @@ func (m *member) start(ctx context.Context, c *Client) *attempt {
 // run follows the cluster until ctx ends, and then takes it away if leave is true at that time.
 func (m *member) run(ctx context.Context, leave func() bool) {
 	var live, next *attempt
-	var problem error  // of the newest credentials
-	var lost time.Time // since when the live API server does not answer
+	var problem error // of the newest credentials
+	var lost silence  // of the live API server
 	misses := 0
 	var roots peerRoots // of the live one's cluster
 	health := time.NewTicker(healthPeriod)
@@ -137,13 +137,14 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 		}
 		m.tell(ClusterStatus{Status: Closed})
 	}()
-	stale := func(now bool) {
-		if now == !lost.IsZero() {
+	stale := func(why error) {
+		now, was := why != nil, !lost.since.IsZero()
+		if lost.why = why; now == was {
 			return
 		}
-		if lost = (time.Time{}); now {
-			lost = time.Now()
-			m.log.Warn("API server does not answer; what was last seen of the cluster stays", "cluster", m.id, "server", live.client.Host())
+		if lost.since = (time.Time{}); now {
+			lost.since = time.Now()
+			m.log.Warn("API server cannot be used; what was last seen of the cluster stays", "cluster", m.id, "server", live.client.Host(), "error", why)
 		} else {
 			m.log.Info("API server answers again", "cluster", m.id)
 		}
@@ -168,7 +169,7 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			live.stop()
 			live, next = next, nil
 			m.use(live.client, true)
-			misses, lost = 0, time.Time{}
+			misses, lost = 0, silence{}
 			if roots = (peerRoots{}); m.trust != nil {
 				roots = m.trust.read(ctx, live.client, roots)
 			}
@@ -179,17 +180,18 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			if live == nil {
 				break
 			}
-			if err := live.client.ping(ctx); err != nil {
+			err := live.client.ping(ctx)
+			if err != nil {
 				misses++
 			} else {
 				misses = 0
-				stale(false)
+				stale(nil)
 				if m.trust != nil {
 					roots = m.trust.read(ctx, live.client, roots)
 				}
 			}
 			if misses >= 2 && ctx.Err() == nil {
-				stale(true)
+				stale(err)
 			}
 		}
 		s := describe(live, next, problem, lost)
@@ -210,11 +212,28 @@ func feedOf(a *attempt) *feed {
 	return a.feed
 }
 
+// silence is since when an API server cannot be used, and the last reason.
+type silence struct {
+	since time.Time
+	why   error
+}
+
+func (s silence) String() string {
+	since := s.since.UTC().Format(time.RFC3339)
+	var answer apierrors.APIStatus
+	if errors.As(s.why, &answer) {
+		return "since " + since + " " + cause(s.why, "")
+	}
+	return "the API server has not answered since " + since
+}
+
 // describe says where a cluster stands.
-func describe(live, next *attempt, problem error, lost time.Time) ClusterStatus {
+func describe(live, next *attempt, problem error, lost silence) ClusterStatus {
 	var s ClusterStatus
 	if next != nil {
-		problem = next.feed.err()
+		if problem = next.feed.err(); problem != nil {
+			problem = errors.New(cause(problem, next.client.Host()))
+		}
 	}
 	switch {
 	case live == nil && problem != nil:
@@ -223,8 +242,8 @@ func describe(live, next *attempt, problem error, lost time.Time) ClusterStatus 
 		s.Status, s.Message = Timeout, fmt.Sprintf("not synced after %v; still trying", syncTimeout)
 	case live == nil:
 		s.Status = Syncing
-	case !lost.IsZero():
-		s.Status, s.Message = Stale, "the API server has not answered since "+lost.UTC().Format(time.RFC3339)+"; what was last seen stays"
+	case !lost.since.IsZero():
+		s.Status, s.Message = Stale, lost.String()+"; what was last seen stays"
 	case problem != nil:
 		s.Status, s.Message = Failed, "the new credentials do not work, the old ones stay in use: "+problem.Error()
 	default:
