@@ -138,6 +138,7 @@ type remote struct {
 	cluster  string // "" if several
 	locality mesh.Locality
 	tier     uint32 // of the least preferred: a gateway can be listed once only
+	held     bool   // all of it: see mesh.Endpoint
 }
 
 // localities returns the endpoints of one port and subset as a proxy sees them: those of its own network
@@ -237,11 +238,12 @@ func address(e *mesh.Endpoint, f Family) string {
 func count(remotes map[string]*remote, e *mesh.Endpoint, tier uint32) {
 	x := remotes[e.Network]
 	if x == nil {
-		remotes[e.Network] = &remote{1, e.Cluster, e.Locality, tier}
+		remotes[e.Network] = &remote{1, e.Cluster, e.Locality, tier, e.Held}
 		return
 	}
 	x.weight++
 	x.tier = max(x.tier, tier)
+	x.held = x.held && e.Held
 	if x.cluster != e.Cluster {
 		x.cluster = ""
 	}
@@ -267,9 +269,13 @@ func podEndpoint(e *mesh.Endpoint, ip string, weight uint32) *endpointv3.LbEndpo
 	if e.TLS {
 		meta["envoy.transport_socket_match"] = fields("tlsMode", text("istio"))
 	}
+	health := core.HealthStatus_HEALTHY
+	if e.Held {
+		health = core.HealthStatus_DEGRADED
+	}
 	return &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(ip, uint32(e.Port))}},
-		HealthStatus:        core.HealthStatus_HEALTHY,
+		HealthStatus:        health,
 		LoadBalancingWeight: u32(weight),
 		Metadata:            &core.Metadata{FilterMetadata: meta},
 	}
@@ -301,6 +307,9 @@ func gatewayEndpoints(v endpointView, network string, x *remote, scale uint32) (
 				"istio":                        fields("workload", text(";;;;"+cmp.Or(x.cluster, g.Cluster))),
 				"envoy.transport_socket_match": fields("tlsMode", text("istio")),
 			}},
+		}
+		if x.held {
+			e.HealthStatus = core.HealthStatus_DEGRADED
 		}
 		if g.Down {
 			e.HealthStatus = core.HealthStatus_UNHEALTHY

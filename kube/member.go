@@ -127,6 +127,7 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 	var lost silence  // of the live API server
 	misses := 0
 	var roots peerRoots // of the live one's cluster
+	var release <-chan time.Time
 	health := time.NewTicker(healthPeriod)
 	defer health.Stop()
 	defer func() {
@@ -148,6 +149,8 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 		} else {
 			m.log.Info("API server answers again", "cluster", m.id)
 		}
+		live.feed.hush(now)
+		release = time.After(graceTime) // nothing is released while it is silent
 		m.sink.Events([]mesh.Event{{Object: &mesh.Cluster{ID: m.id, Synced: true, Stale: now}}})
 	}
 	for {
@@ -168,6 +171,7 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			next.feed.goLive(feedOf(live))
 			live.stop()
 			live, next = next, nil
+			release = time.After(graceTime) // of what it may have inherited
 			m.use(live.client, true)
 			misses, lost = 0, silence{}
 			if roots = (peerRoots{}); m.trust != nil {
@@ -176,6 +180,8 @@ func (m *member) run(ctx context.Context, leave func() bool) {
 			m.log.Info("cluster synced", "cluster", m.id, "took", time.Since(live.began).Round(time.Millisecond).String())
 		case <-next.broken():
 		case <-live.broken():
+		case <-release:
+			live.feed.release()
 		case <-health.C:
 			if live == nil {
 				break

@@ -68,6 +68,7 @@ type feed struct {
 	synced  chan struct{}     // closed when nothing is waiting
 	broken  chan struct{}     // gets a value when errors change
 	bad     map[mesh.Key]bool // that findings were told of
+	grace   grace
 }
 
 func newFeed(cluster string, sink Sink, r *resolver) *feed {
@@ -94,6 +95,10 @@ func (f *feed) setLocked(events []mesh.Event) {
 	for i, e := range events {
 		if s, ok := e.Object.(*mesh.Service); ok && f.resolve != nil {
 			events[i].Object = f.resolve.addressed(f, s)
+			e = events[i]
+		}
+		if s, ok := e.Object.(*mesh.EndpointSlice); ok && f.grace.holds(time.Now()) {
+			events[i].Object = hold(f.objects[s.Key()], s)
 			e = events[i]
 		}
 		if e.Object == nil {
@@ -139,14 +144,17 @@ func (f *feed) replace(kind, namespace string, objects []mesh.Object) {
 func (f *feed) goLive(old *feed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if old != nil {
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		old.over = true
+		f.inherit(old)
+	}
 	events := make([]mesh.Event, 0, len(f.objects)+1)
 	for _, o := range f.objects {
 		events = append(events, mesh.Event{Object: o})
 	}
 	if old != nil {
-		old.mu.Lock()
-		defer old.mu.Unlock()
-		old.over = true
 		for k := range old.objects {
 			if f.objects[k] == nil {
 				events = append(events, mesh.Gone(k))

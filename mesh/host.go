@@ -127,11 +127,14 @@ type Endpoint struct {
 	Port        uint16 // where it listens
 	Ready       bool
 	Serving     bool // still answers, though perhaps terminating
-	TLS         bool // it has a proxy that takes mutual TLS, and no policy forbids it
-	Network     string
-	Locality    Locality
-	Hostname    string // of a headless Service's pod
-	Pod         *Pod   // nil if it is none
+	// Held: it was ready until its API server was silent, and so were all that the Service has in its
+	// cluster. They count as ready for a while, for it is rather the API server that has lost sight.
+	Held     bool
+	TLS      bool // it has a proxy that takes mutual TLS, and no policy forbids it
+	Network  string
+	Locality Locality
+	Hostname string // of a headless Service's pod
+	Pod      *Pod   // nil if it is none
 }
 
 // Label returns a label of the endpoint: its Pod's, or one that the mesh knows.

@@ -146,6 +146,7 @@ type SliceEndpoint struct {
 	Ready       bool     // nil in the API is true
 	Serving     bool     // nil in the API is Ready
 	Terminating bool
+	Held        bool   // not ready any more, since its API server was silent: see Endpoint.Held
 	Pod         string // name of the Pod in targetRef, of the same namespace; "" if it is no Pod
 	Node        string
 	Zone        string

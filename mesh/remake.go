@@ -185,10 +185,26 @@ func (b *builder) endpoints(s *HostService) (*Endpoints, *Accounts) {
 			strings.Compare(x.podName(), y.podName()), strings.Compare(x.IPv4, y.IPv4), strings.Compare(x.IPv6, y.IPv6), cmp.Compare(x.Port, y.Port))
 	})
 	e.List = mergeFamilies(e.List)
+	stay(e.List)
 	list := slices.SortedFunc(maps.Keys(accounts), func(x, y Account) int {
 		return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 	})
 	return e, &Accounts{list}
+}
+
+// stay makes held endpoints ready where the Service has no other ready one in their cluster.
+func stay(list []Endpoint) {
+	for from := 0; from < len(list); {
+		to, ready := from, false
+		for ; to < len(list) && list[to].ServicePort == list[from].ServicePort && list[to].Cluster == list[from].Cluster; to++ {
+			ready = ready || list[to].Ready
+		}
+		for i := from; i < to; i++ {
+			list[i].Held = list[i].Held && !ready
+			list[i].Ready = list[i].Ready || list[i].Held
+		}
+		from = to
+	}
 }
 
 func (e *Endpoint) podName() string {
@@ -200,7 +216,7 @@ func (e *Endpoint) podName() string {
 
 // join returns an endpoint of a slice for each port of the Service that the slice has.
 func (b *builder) join(part *Service, sl *EndpointSlice, x *SliceEndpoint, pod *Pod) (list []Endpoint) {
-	e := Endpoint{Cluster: part.Cluster, Ready: x.Ready && !x.Terminating, Serving: x.Serving, Hostname: x.Hostname, Pod: pod}
+	e := Endpoint{Cluster: part.Cluster, Ready: x.Ready && !x.Terminating, Serving: x.Serving, Held: x.Held && !x.Terminating, Hostname: x.Hostname, Pod: pod}
 	if a := x.Addresses[0]; strings.Contains(a, ":") {
 		e.IPv6 = a
 	} else {
