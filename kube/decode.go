@@ -86,6 +86,9 @@ func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh
 	if !ok || raw == nil {
 		return o, nil
 	}
+	if mesh.Protects(o) {
+		return k.salvage(m, raw)
+	}
 	var c cleaner
 	data, err := json.Marshal(c.clean(spec.ProtoReflect().Descriptor(), "spec", raw))
 	if err != nil {
