@@ -34,7 +34,7 @@ spec: {host: web, trafficPolicy: {tls: {mode: SIMPLE, sni: "` + strings.Repeat("
 // TestTrial: what a proxy would refuse is found in an object by itself, whoever it is for.
 func TestTrial(t *testing.T) {
 	for name, spec := range refused {
-		o := load(t, []byte("cluster: cluster1\nmetadata: {name: bad, namespace: shop}\n" + spec))[0].Object
+		o := load(t, []byte("cluster: cluster1\nmetadata: {name: bad, namespace: shop}\n"+spec))[0].Object
 		if s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(mesh.Event{Object: o}); len(s.Findings()) > 0 {
 			t.Logf("%s: the mesh's own rules refuse it by now: %v", name, s.Findings())
 		}
