@@ -431,13 +431,13 @@ func TestNothingBreaksWhatIsShared(t *testing.T) {
 	}
 }
 
-// TestRegexStar: "*" is a glob that people write for a regular expression. It is refused by its field, and whatever else
-// shares the port is served.
+// TestRegexStar: "*" is a glob that people write for a regular expression. Where it cannot mean "anything" it is refused by
+// its field, and whatever else shares the port is served.
 func TestRegexStar(t *testing.T) {
 	var rounds []*round
 	for field, spec := range map[string]string{
-		"spec.http[0].match[0].uri.regex":                "{hosts: [other], http: [{match: [{uri: {regex: '*'}}], route: [{destination: {host: other, port: {number: 80}}}]}]}",
-		"spec.http[0].corsPolicy.allowOrigins[0].regex":  "{hosts: [other], http: [{corsPolicy: {allowOrigins: [{regex: '*'}]}, route: [{destination: {host: other, port: {number: 80}}}]}]}",
+		"spec.http[0].match[0].uri.regex": "{hosts: [other], http: [{match: [{uri: {regex: '*'}}], route: [{destination: {host: other, port: {number: 80}}}]}]}",
+		"":                                "{hosts: [other], http: [{corsPolicy: {allowOrigins: [{regex: '*'}]}, route: [{destination: {host: other, port: {number: 80}}}]}]}", // any origin
 		"spec.http[0].rewrite.uriRegexRewrite.match":     "{hosts: [other], http: [{rewrite: {uriRegexRewrite: {match: '*', rewrite: /}}, route: [{destination: {host: other, port: {number: 80}}}]}]}",
 		"spec.http[0].match[0].headers.x-a.regex":        "{hosts: [other], http: [{match: [{headers: {x-a: {regex: '**'}}}], route: [{destination: {host: other, port: {number: 80}}}]}]}",
 		"spec.http[0].match[0].withoutHeaders.x-a.regex": "{hosts: [other], http: [{match: [{withoutHeaders: {x-a: {regex: '+'}}}], route: [{destination: {host: other, port: {number: 80}}}]}]}",
@@ -446,7 +446,7 @@ func TestRegexStar(t *testing.T) {
 	} {
 		bad := "\n---\nkind: VirtualService\nmetadata: {name: bad, namespace: shop, creationTimestamp: \"2026-02-01T00:00:00Z\"}\nspec: " + spec
 		s := mesh.New(mesh.Settings{Cluster: "cluster1", Check: Trial}).Apply(load(t, []byte(good+bad))...)
-		if f := s.Findings(); len(f) != 1 || f[0].Field != strings.TrimSpace(field) || f[0].Object.Name != "bad" {
+		if f := s.Findings(); field == "" && len(f) > 0 || field != "" && (len(f) != 1 || f[0].Field != strings.TrimSpace(field) || f[0].Object.Name != "bad") {
 			t.Errorf("%s: found %v", field, f)
 		}
 		r := &round{seed: uint64(len(rounds))}
