@@ -18,8 +18,10 @@ const (
 
 // skips reports whether the rest of the body can be dropped if the request is answered now, instead of
 // ending the connection. A client that waits for 100 Continue may send the body or not: nobody knows
-// what its next bytes are.
-func (x *downConn) skips(s *stream) bool { return !s.expect && x.body.Left() <= maxSkip }
+// what its next bytes are. One that was too slow is not waited for again.
+func (x *downConn) skips(s *stream, status int) bool {
+	return status != 408 && !s.expect && x.body.Left() <= maxSkip
+}
 
 // skip drops what is left of a body and returns what comes after it.
 func (x *downConn) skip(b []byte) []byte {
@@ -63,7 +65,7 @@ func (x *downConn) sendHead(s *stream, end bool) {
 			f.Chunked, x.chunked = true, true
 		}
 	}
-	if x.leaving || !s.reqDone && !x.skips(s) {
+	if x.leaving || !s.reqDone && !x.skips(s, status) {
 		x.closeNow = true
 	}
 	f.Close = x.closeNow

@@ -289,7 +289,9 @@ func (x *downConn) takeHead(b []byte) int {
 		x.most.Stop()
 		x.free()
 		x.uncount()
-		x.w.serveHTTP2(x.d)
+		if h2 := x.w.serveHTTP2(x.d); x.leaving && !h2.c.closed {
+			h2.drain()
+		}
 		return -1
 	}
 	limit := int(hcm.MaxHeaderBytes)

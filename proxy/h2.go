@@ -37,7 +37,7 @@ type h2Request struct {
 	held int     // bytes of the body that the windows have not got back
 }
 
-func (w *worker) serveHTTP2(d *downstream) {
+func (w *worker) serveHTTP2(d *downstream) *h2Down {
 	x := &h2Down{d: d, c: d.c, w: w, streams: map[*h2Request]struct{}{}}
 	o := d.chain.HTTP
 	x.h2 = http2.NewServer(http2.Options{
@@ -68,6 +68,7 @@ func (w *worker) serveHTTP2(d *downstream) {
 	if !d.c.closed && d.c.readable {
 		d.c.again()
 	}
+	return x
 }
 
 // settleTicks is how long, in seconds, a client has to answer that it knows of the end of its connection.
