@@ -34,14 +34,15 @@ type asked struct {
 }
 
 // exchangeOf makes a client's bytes of random choices.
-func exchangeOf(r *rand.Rand) (all []asked) {
+func exchangeOf(r *rand.Rand, base int) (all []asked) {
 	for i := range 1 + r.IntN(5) {
-		all = append(all, request(r, i)...)
+		all = append(all, request(r, base+i)...)
 		if all[len(all)-1].last && r.IntN(4) > 0 {
 			break
 		}
 	}
-	return append(all, asked{id: 999, path: "/echo", method: "GET", wire: "GET /echo HTTP/1.1\r\nHost: a\r\nX-Id: 999\r\nConnection: close\r\n\r\n"})
+	return append(all, asked{id: base + 999, path: "/echo", method: "GET", last: true,
+		wire: fmt.Sprintf("GET /echo HTTP/1.1\r\nHost: a\r\nX-Id: %d\r\nConnection: close\r\n\r\n", base+999)})
 }
 
 var framingPaths = []string{"/echo", "/echo", "/chunked", "/early", "/close", "/continue", "/hints", "/slow", "/none", "/switch", "/unasked", "/deny", "/redirect", "/dead"}
@@ -98,22 +99,27 @@ func request(r *rand.Rand, id int) []asked {
 type framingApp struct {
 	mu    sync.Mutex
 	conns []*recorded
+	asked map[int]asked // by id, all there ever were
 }
 
+// recorded is what a connection got and check has not seen.
 type recorded struct {
 	mu       sync.Mutex
 	b        bytes.Buffer
-	switched int // from where on the bytes are of another protocol; -1: none are
+	switched bool // what comes is of another protocol
 }
 
 func (r *recorded) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.b.Write(p)
+	if !r.switched {
+		r.b.Write(p)
+	}
+	return len(p), nil
 }
 
 func (a *framingApp) serve(c net.Conn) {
-	rec := &recorded{switched: -1}
+	rec := &recorded{}
 	a.mu.Lock()
 	a.conns = append(a.conns, rec)
 	a.mu.Unlock()
@@ -134,7 +140,8 @@ func (a *framingApp) serve(c net.Conn) {
 		}
 		if req.Header.Get("Upgrade") != "" && req.URL.Path == "/switch" {
 			rec.mu.Lock()
-			rec.switched = rec.b.Len() - br.Buffered()
+			rec.switched = true
+			rec.b.Truncate(max(0, rec.b.Len()-br.Buffered()))
 			rec.mu.Unlock()
 			fmt.Fprintf(c, "HTTP/1.1 101 Switching\r\nX-Id: %s\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", id)
 			c.SetDeadline(time.Now().Add(20 * time.Millisecond))
@@ -177,7 +184,7 @@ func (a *framingApp) serve(c net.Conn) {
 
 // framingRig is a proxy with one application, whose routes answer some requests themselves.
 func framingRig(t testing.TB) (port int, app *framingApp) {
-	app = &framingApp{}
+	app = &framingApp{asked: map[int]asked{}}
 	addr := tcpServer(t, app.serve)
 	port = freePort(t)
 	start(t, bootstrap(httpListener(port, `
@@ -198,7 +205,12 @@ func framingRig(t testing.TB) (port int, app *framingApp) {
 // checkFraming runs an exchange and holds what both sides saw to the model.
 func checkFraming(t *testing.T, port int, app *framingApp, r *rand.Rand) {
 	t.Helper()
-	all := exchangeOf(r)
+	app.mu.Lock()
+	all := exchangeOf(r, 10_000*len(app.asked))
+	for _, q := range all {
+		app.asked[q.id] = q
+	}
+	app.mu.Unlock()
 	c := connect(t, port)
 	got := make(chan string, 1)
 	go func() { b, _ := io.ReadAll(c); got <- string(b) }()
@@ -237,11 +249,11 @@ func checkFraming(t *testing.T, port int, app *framingApp, r *rand.Rand) {
 			t.Errorf("answer %d is of request %s\nfor %.3000q", i, a, in)
 		}
 	}
-	first := slices.IndexFunc(all, func(q asked) bool { return q.last || q.id == 999 })
+	first := slices.IndexFunc(all, func(q asked) bool { return q.last })
 	if len(answers) <= first {
 		t.Errorf("%d answers, want %d at least\nfor %.3000q\nin all: %.2000q", len(answers), first+1, in, out)
 	}
-	app.check(t, all, in)
+	app.check(t, in)
 }
 
 // answersTo takes what a client got apart: the id of each answer, and what is none.
@@ -273,48 +285,53 @@ func answersTo(all []asked, out string) (ids []string, rest string) {
 func tail(br *bufio.Reader) string { b, _ := io.ReadAll(br); return string(b) }
 
 // check holds what the application got since the last call to what was asked.
-func (a *framingApp) check(t *testing.T, all []asked, in string) {
+func (a *framingApp) check(t *testing.T, in string) {
 	t.Helper()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, rec := range a.conns {
 		rec.mu.Lock()
-		b := slices.Clone(rec.b.Bytes())
-		if rec.switched >= 0 {
-			b = b[:rec.switched]
+		for rec.b.Len() > 0 {
+			n, err := a.checkRequest(rec.b.Bytes())
+			if err != nil {
+				t.Errorf("the application got %v: %.300q\nfor %.3000q", err, rec.b.Bytes(), in)
+			}
+			if rec.b.Next(n); n == 0 {
+				break // more may come
+			}
 		}
-		rec.b.Reset()
-		rec.switched = -1
 		rec.mu.Unlock()
-		br := bufio.NewReader(bytes.NewReader(b))
-		for {
-			if _, err := br.Peek(1); err != nil {
-				break
-			}
-			req, err := http.ReadRequest(br)
-			if err != nil {
-				t.Errorf("the application got what is not a request (%v): %.300q\nfor %.3000q", err, b, in)
-				break
-			}
-			id, _ := strconv.Atoi(req.Header.Get("X-Id"))
-			i := slices.IndexFunc(all, func(q asked) bool { return q.id == id && !q.hidden })
-			if i < 0 || all[i].path != req.URL.Path || all[i].method != req.Method {
-				t.Errorf("the application got %s %s %d, which nobody asked of it\nfor %.3000q", req.Method, req.URL, id, in)
-				break
-			}
-			switch req.URL.Path {
-			case "/deny", "/redirect", "/dead", "/hidden":
-				t.Errorf("the application got %s, which is not its\nfor %.3000q", req.URL, in)
-			}
-			body, err := io.ReadAll(req.Body)
-			if err == nil && string(body) != all[i].body || err != nil && !strings.HasPrefix(all[i].body, string(body)) {
-				t.Errorf("the application got a body of %d bytes (%v) of %d\nfor %.3000q", len(body), err, len(all[i].body), in)
-			}
-			if err != nil {
-				break
-			}
-		}
 	}
+}
+
+// checkRequest holds the first request in b to the model, and returns its length; 0 if it has no end yet.
+func (a *framingApp) checkRequest(b []byte) (int, error) {
+	left := bytes.NewReader(b)
+	br := bufio.NewReader(left)
+	req, err := http.ReadRequest(br)
+	if err == io.ErrUnexpectedEOF || err == io.EOF {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("what is not a request (%v)", err)
+	}
+	id, _ := strconv.Atoi(req.Header.Get("X-Id"))
+	q, ok := a.asked[id]
+	if !ok || q.hidden || q.path != req.URL.Path || q.method != req.Method {
+		return 0, fmt.Errorf("%s %s %d, which nobody asked for", req.Method, req.URL, id)
+	}
+	switch q.path {
+	case "/deny", "/redirect", "/dead", "/hidden":
+		return 0, fmt.Errorf("%s, which is not routed there", q.path)
+	}
+	body, err := io.ReadAll(req.Body)
+	if err != nil && strings.HasPrefix(q.body, string(body)) {
+		return 0, nil
+	}
+	if string(body) != q.body {
+		return 0, fmt.Errorf("a body of %d bytes (%v) of %d", len(body), err, len(q.body))
+	}
+	return len(b) - left.Len() - br.Buffered(), nil
 }
 
 // TestFraming holds random exchanges to the model.
