@@ -79,7 +79,6 @@ func New(config Config) *Control {
 	if config.Audience == "" {
 		config.Audience = "istio-ca"
 	}
-	config.Mesh.Check = compile.Trial
 	c := &Control{
 		config: config, events: make(chan []mesh.Event, 64), found: make(chan finding, 64),
 		stopped: make(chan struct{}), rootsSet: make(chan struct{}, 1), metrics: newMetrics(),
@@ -115,7 +114,7 @@ func (c *Control) Findings() map[mesh.Key][]mesh.Finding {
 
 // Collectors returns metrics with istiod's names.
 func (c *Control) Collectors() []prometheus.Collector {
-	return append(c.metrics.collectors(), c.server, clusterMetrics{c})
+	return append(c.metrics.collectors(), c.server, clusterMetrics{c}, inertMetrics{c})
 }
 
 func (c *Control) feed(es []mesh.Event) {
@@ -311,7 +310,7 @@ func (l *loop) check() {
 // report tells what is wrong now, if it is not what was told before.
 func (l *loop) report() {
 	all := maps.Clone(l.own)
-	for _, f := range slices.Concat(l.snap.Findings(), l.misfits, l.compiler.Faults()) {
+	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits) {
 		all[f.Object] = append(slices.Clip(all[f.Object]), f)
 	}
 	if maps.EqualFunc(all, l.reported, slices.Equal[[]mesh.Finding]) {

@@ -363,42 +363,6 @@ func (c *Control) endpointz() any {
 	return rows
 }
 
-// configRow is an object as the API server would show it, as far as it is kept.
-type configRow struct {
-	Kind       string          `json:"kind"`
-	APIVersion string          `json:"apiVersion"`
-	Metadata   map[string]any  `json:"metadata"`
-	Spec       json.RawMessage `json:"spec"`
-}
-
-func configz(s *mesh.Snapshot) []configRow {
-	rows := []configRow{}
-	add := func(group, kind string, m mesh.Meta, spec proto.Message) {
-		b, err := protojson.Marshal(spec)
-		if err != nil {
-			b = []byte("null")
-		}
-		meta := map[string]any{"namespace": m.Namespace, "name": m.Name, "generation": m.Generation, "creationTimestamp": m.Created}
-		if len(m.Labels) > 0 {
-			meta["labels"] = m.Labels
-		}
-		rows = append(rows, configRow{kind, group + ".istio.io/v1", meta, b})
-	}
-	for g := range s.Gateways().All() {
-		add("networking", mesh.KindGateway, g.Meta, g.Spec)
-	}
-	for v := range s.VirtualServices().All() {
-		add("networking", mesh.KindVirtualService, v.Meta, v.Spec)
-	}
-	for d := range s.DestinationRules().All() {
-		add("networking", mesh.KindDestinationRule, d.Meta, d.Spec)
-	}
-	for p := range s.Policies().All().All() {
-		add("security", mesh.KindPeerAuthentication, p.Meta, p.Spec)
-	}
-	return rows
-}
-
 func (c *Control) pushStatus() any {
 	found := c.Findings()
 	out := map[string][]string{}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
 )
 
 // metrics has istiod's names.
@@ -76,6 +77,32 @@ func (m clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 				v = 1
 			}
 			ch <- prometheus.MustNewConstMetric(syncStatus, prometheus.GaugeValue, v, s.ID, string(x))
+		}
+	}
+}
+
+// inertMetrics counts the objects without effect when it is asked.
+type inertMetrics struct{ *Control }
+
+var withoutEffect = prometheus.NewDesc("carrick_objects_without_effect",
+	"Objects of users that have no effect, for their kind is not implemented, by kind.", []string{"kind"}, nil)
+
+// Describe implements prometheus.Collector.
+func (inertMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- withoutEffect }
+
+// Collect implements prometheus.Collector.
+func (m inertMetrics) Collect(ch chan<- prometheus.Metric) {
+	objects := map[mesh.Key]bool{} // an object may have several findings
+	for _, f := range m.Snapshot().WithoutEffect() {
+		objects[f.Object] = true
+	}
+	counts := map[string]int{}
+	for k := range objects {
+		counts[k.Kind]++
+	}
+	for _, k := range schema.Kinds() {
+		if !k.Implemented {
+			ch <- prometheus.MustNewConstMetric(withoutEffect, prometheus.GaugeValue, float64(counts[k.Name()]), k.Name())
 		}
 	}
 }

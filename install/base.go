@@ -8,6 +8,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/carrick-mesh/carrick/schema"
 )
 
 // ReaderServiceAccount is whose token a remote secret holds.
@@ -41,15 +43,7 @@ func readerNamespaceRules() []rbacv1.PolicyRule {
 // controlPlaneRules is what a control plane does in its own cluster, beside reading. Secrets are
 // not in it: see controlPlaneNamespaceRules.
 func controlPlaneRules() []rbacv1.PolicyRule {
-	status := []string{
-		"authorizationpolicies/status", "destinationrules/status", "envoyfilters/status", "gateways/status",
-		"peerauthentications/status", "requestauthentications/status", "serviceentries/status", "sidecars/status",
-		"virtualservices/status", "workloadentries/status", "workloadgroups/status",
-	}
-	return slices.Concat(readerRules(), []rbacv1.PolicyRule{
-		{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
-		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: read},
-		{APIGroups: []string{"networking.istio.io", "security.istio.io"}, Resources: status, Verbs: []string{"update", "patch"}},
+	return slices.Concat(readerRules(), schema.Rules(), []rbacv1.PolicyRule{
 		// The root certificate goes to every namespace; create cannot be limited to a name.
 		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: append([]string{"create"}, read...)},
 		{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"istio-ca-root-cert", "istio-ca-crl"}, Verbs: []string{"update", "patch", "delete"}},

@@ -17,77 +17,52 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	meshconfig "istio.io/api/mesh/v1alpha1"
-	networking "istio.io/api/networking/v1alpha3"
-	security "istio.io/api/security/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
 )
 
-// resourceKind is a kind of Istio's that the mesh reads. All served versions have one schema.
-type resourceKind struct {
-	group, plural, kind string
-	versions            []string // best first
-	object              func(m mesh.Meta) (mesh.Object, proto.Message)
-}
-
-func resourceKinds() []resourceKind {
-	versions := []string{"v1", "v1beta1", "v1alpha3"}
-	return []resourceKind{
-		{"networking.istio.io", "gateways", mesh.KindGateway, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
-			o := &mesh.Gateway{Meta: m, Spec: &networking.Gateway{}}
-			return o, o.Spec
-		}},
-		{"networking.istio.io", "virtualservices", mesh.KindVirtualService, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
-			o := &mesh.VirtualService{Meta: m, Spec: &networking.VirtualService{}}
-			return o, o.Spec
-		}},
-		{"networking.istio.io", "destinationrules", mesh.KindDestinationRule, versions, func(m mesh.Meta) (mesh.Object, proto.Message) {
-			o := &mesh.DestinationRule{Meta: m, Spec: &networking.DestinationRule{}}
-			return o, o.Spec
-		}},
-		{"security.istio.io", "peerauthentications", mesh.KindPeerAuthentication, []string{"v1", "v1beta1"}, func(m mesh.Meta) (mesh.Object, proto.Message) {
-			o := &mesh.PeerAuthentication{Meta: m, Spec: &security.PeerAuthentication{}}
-			return o, o.Spec
-		}},
-	}
-}
-
 // Decode reads a user's object as the control plane of the cluster does. Known is false if the mesh
-// reads no objects of its kind. Findings without an object mean that it cannot be read; findings
+// has nothing to do with its kind. Findings without an object mean that it cannot be read; findings
 // with one, that something in it is not understood and left out.
 func Decode(cluster string, u *unstructured.Unstructured) (o mesh.Object, found []mesh.Finding, known bool) {
 	gvk := u.GroupVersionKind()
-	for _, k := range resourceKinds() {
-		if k.group == gvk.Group && k.kind == gvk.Kind {
-			if !slices.Contains(k.versions, gvk.Version) {
-				key := mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}
-				return nil, []mesh.Finding{{Object: key, Field: "apiVersion", Message: "there is no version " + gvk.Version + " of " + k.group, Fix: "use " + k.group + "/" + k.versions[0]}}, true
-			}
-			o, found = k.decode(cluster, u)
-			return o, found, true
-		}
+	k, ok := schema.Of(gvk.Group, gvk.Kind)
+	if !ok {
+		return nil, nil, false
 	}
-	return nil, nil, false
+	if !k.Serves(gvk.Version) {
+		return nil, []mesh.Finding{{Object: keyOf(cluster, k, u), Field: "apiVersion",
+			Message: "there is no version " + gvk.Version + " of " + k.Group, Fix: "use " + k.APIVersion()}}, true
+	}
+	o, found = decode(cluster, k, u)
+	return o, found, true
+}
+
+func keyOf(cluster string, k schema.Kind, u metav1.Object) mesh.Key {
+	return mesh.Key{Cluster: cluster, Kind: k.Name(), Namespace: u.GetNamespace(), Name: u.GetName()}
 }
 
 // decode reads a user's object. Findings without an object mean that it cannot be read; findings
 // with one, that something in it is not understood and left out.
-func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh.Object, []mesh.Finding) {
+func decode(cluster string, k schema.Kind, u *unstructured.Unstructured) (mesh.Object, []mesh.Finding) {
+	if !k.Implemented {
+		return inert(cluster, k, u), nil
+	}
 	m := mesh.Meta{Cluster: cluster, Namespace: u.GetNamespace(), Name: u.GetName(), Labels: u.GetLabels(),
 		Created: u.GetCreationTimestamp().Time, Generation: u.GetGeneration()}
-	o, spec := k.object(m)
+	spec := k.Spec()
+	o, key := mesh.NewUserObject(m, spec), keyOf(cluster, k, u)
 	finding := func(err error) []mesh.Finding {
 		field, message := located(err)
-		return []mesh.Finding{{Object: o.Key(), Field: join("spec", field), Message: message}}
+		return []mesh.Finding{{Object: key, Field: join("spec", field), Message: message}}
 	}
 	raw, ok := u.Object["spec"]
 	if !ok || raw == nil {
 		return o, nil
-	}
-	if mesh.Protects(o) {
-		return k.salvage(m, raw)
 	}
 	var c cleaner
 	data, err := json.Marshal(c.clean(spec.ProtoReflect().Descriptor(), "spec", raw))
@@ -97,7 +72,13 @@ func (k resourceKind) decode(cluster string, u *unstructured.Unstructured) (mesh
 	if err := fromJSON(data, spec); err != nil {
 		return nil, finding(err)
 	}
-	return o, c.findings(o.Key())
+	return o, c.findings(key)
+}
+
+// DecodeMeshConfig reads what ConfigMap istio of a cluster holds. Findings are about settings that are
+// not understood and left out.
+func DecodeMeshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mesh.Finding, error) {
+	return meshConfig(cluster, data)
 }
 
 // meshConfig reads keys mesh and meshNetworks of ConfigMap istio.

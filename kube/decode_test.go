@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
 )
 
 func parse(t testing.TB, y string) *unstructured.Unstructured {
@@ -24,13 +25,12 @@ func parse(t testing.TB, y string) *unstructured.Unstructured {
 	return u
 }
 
-func kindOf(kind string) resourceKind {
-	for _, k := range resourceKinds() {
-		if k.kind == kind {
-			return k
-		}
+func kindOf(name string) schema.Kind {
+	k, ok := schema.Named(name)
+	if !ok {
+		panic(name)
 	}
-	panic(kind)
+	return k
 }
 
 func TestDecode(t *testing.T) {
@@ -54,7 +54,7 @@ func TestDecode(t *testing.T) {
 			if x.spec != "" {
 				y += "spec: " + x.spec
 			}
-			o, fs := kindOf(x.kind).decode("c", parse(t, y))
+			o, fs := decode("c", kindOf(x.kind), parse(t, y))
 			if (o != nil) != x.object {
 				t.Errorf("object %v", o)
 			}
@@ -66,7 +66,7 @@ func TestDecode(t *testing.T) {
 			}
 		})
 	}
-	o, _ := kindOf(mesh.KindVirtualService).decode("c", parse(t, `spec: {http: [{timeout: 1m30s}]}`))
+	o, _ := decode("c", kindOf(mesh.KindVirtualService), parse(t, `spec: {http: [{timeout: 1m30s}]}`))
 	if d := o.(*mesh.VirtualService).Spec.Http[0].Timeout.AsDuration(); d != 90*time.Second {
 		t.Errorf("1m30s is %v", d)
 	}

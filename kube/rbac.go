@@ -1,6 +1,10 @@
 package kube
 
-import rbac "k8s.io/api/rbac/v1"
+import (
+	rbac "k8s.io/api/rbac/v1"
+
+	"github.com/carrick-mesh/carrick/schema"
+)
 
 // ReaderRules is what a control plane needs in the clusters of its remote secrets: ClusterRole
 // istio-reader-clusterrole. No Secrets.
@@ -21,10 +25,7 @@ func ReaderNamespaceRules() []rbac.PolicyRule {
 // ClusterRules is what the control plane needs in its own cluster beside ReaderRules: ClusterRole
 // istiod-clusterrole.
 func ClusterRules() []rbac.PolicyRule {
-	read := []string{"get", "list", "watch"}
-	return append(ReaderRules(),
-		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"}, Resources: []string{"*"}, Verbs: read},
-		rbac.PolicyRule{APIGroups: []string{"networking.istio.io", "security.istio.io"}, Resources: []string{"gateways/status", "virtualservices/status", "destinationrules/status", "peerauthentications/status"}, Verbs: []string{"patch", "update"}},
+	return append(append(ReaderRules(), schema.Rules()...),
 		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch", "create"}}, // the roots into every namespace; create cannot be limited to a name
 		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{RootsConfigMap}, Verbs: []string{"update"}},
 		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},

@@ -14,15 +14,15 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
 )
 
 // Sink takes what is seen. Its functions are called from many goroutines, in order for each object.
@@ -36,8 +36,8 @@ type watched struct {
 	name     string // plural, for messages
 	sample   runtime.Object
 	lw       func(*Client) cache.ListerWatcher
-	resource *resourceKind // of Istio's, whose CRD may be absent
-	kind     string        // of the mesh
+	resource *schema.Kind // users write, whose CRD may be absent
+	kind     string       // of the mesh
 	// namespace is the one that is watched, empty for all.
 	namespace string
 	// run, if set, does the work in its own way; nothing else is set then beside name.
@@ -278,82 +278,23 @@ func (f *feed) run(ctx context.Context, c *Client, kinds []watched) {
 	}
 	f.mu.Unlock()
 	var wg sync.WaitGroup
+	defined := newCRDs()
+	if slices.ContainsFunc(kinds, func(k watched) bool { return k.resource != nil }) {
+		wg.Go(func() { defined.run(ctx, c) })
+	}
 	for _, k := range kinds {
 		wg.Go(func() {
 			switch {
 			case k.run != nil:
 				k.run(ctx, f, c)
 			case k.resource != nil:
-				f.runOptional(ctx, c, k)
+				f.runOptional(ctx, c, k, defined)
 			default:
 				f.reflect(ctx, c, k, k.lw(c), k.sample, func(error) bool { return false })
 			}
 		})
 	}
 	wg.Wait()
-}
-
-// crdPoll is how soon a CRD that comes later is seen.
-const crdPoll = 5 * time.Second
-
-// runOptional watches a kind while the API server has it.
-func (f *feed) runOptional(ctx context.Context, c *Client, k watched) {
-	for ctx.Err() == nil {
-		version, err := served(ctx, c, *k.resource)
-		if err != nil {
-			f.failed(k.name, err)
-		} else if version == "" {
-			f.replace(k.resource.kind, "", nil)
-			f.listed(k.name)
-		} else {
-			gvr := schema.GroupVersionResource{Group: k.resource.group, Version: version, Resource: k.resource.plural}
-			sample := &unstructured.Unstructured{}
-			sample.SetGroupVersionKind(schema.GroupVersionKind{Group: gvr.Group, Version: version, Kind: k.resource.kind})
-			r := c.dynamic.Resource(gvr)
-			lw := &cache.ListWatch{
-				ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return r.List(ctx, o) },
-				WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-					return r.Watch(ctx, o)
-				},
-			}
-			during, stop := context.WithCancel(ctx)
-			f.reflect(during, c, k, lw, sample, func(err error) bool {
-				if !apierrors.IsNotFound(err) {
-					return false
-				}
-				stop()
-				return true
-			})
-			stop()
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(crdPoll):
-		}
-	}
-}
-
-// served returns the best version of a kind that the API server has, "" if none.
-func served(ctx context.Context, c *Client, k resourceKind) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	for _, v := range k.versions {
-		var list metav1.APIResourceList
-		err := c.kube.Discovery().RESTClient().Get().AbsPath("/apis/"+k.group+"/"+v).
-			SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Into(&list)
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return "", fmt.Errorf("asking for API %s/%s: %w", k.group, v, err)
-		}
-		for _, r := range list.APIResources {
-			if r.Name == k.plural {
-				return v, nil
-			}
-		}
-	}
-	return "", nil
 }
 
 // reflect lists and watches until ctx ends. What goes wrong is told to expected, which reports
@@ -375,10 +316,15 @@ func (f *feed) reflect(ctx context.Context, c *Client, k watched, lw cache.Liste
 	}}
 	r := cache.NewReflectorWithOptions(lw, sample, &store{feed: f, kind: k}, cache.ReflectorOptions{
 		Name: f.cluster + "/" + k.name, Logger: &quiet,
-		Backoff: &wait.Backoff{Duration: 300 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5, Cap: 4 * time.Second},
+		Backoff: backoff(),
 	})
 	r.WatchListPageSize = 500
 	r.RunWithContext(klog.NewContext(ctx, quiet)) // what it would log is in the feed's status
+}
+
+// backoff is between tries to list or watch.
+func backoff() *wait.Backoff {
+	return &wait.Backoff{Duration: 300 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5, Cap: 4 * time.Second}
 }
 
 // remoteKinds is what is watched of every cluster.
@@ -430,27 +376,10 @@ func metadataKind(plural, cluster, kind string, convert func(*metav1.PartialObje
 	return watched{name: plural, sample: &metav1.PartialObjectMetadata{},
 		kind: kind, key: func(o metav1.Object) mesh.Key { return mesh.Key{Cluster: cluster, Kind: kind, Name: o.GetName()} },
 		lw: func(c *Client) cache.ListerWatcher {
-			r := c.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: plural})
+			r := c.metadata.Resource(apischema.GroupVersionResource{Version: "v1", Resource: plural})
 			return listWatch(r.List, r.Watch, "")
 		},
 		convert: func(_ *feed, o runtime.Object) mesh.Object { return convert(o.(*metav1.PartialObjectMetadata)) }}
-}
-
-// configKinds are the user's objects, which only the local cluster's count of.
-func configKinds(cluster string) (ks []watched) {
-	for _, k := range resourceKinds() {
-		ks = append(ks, watched{name: k.plural, resource: &k, kind: k.kind, sticky: true,
-			key: func(o metav1.Object) mesh.Key {
-				return mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: o.GetNamespace(), Name: o.GetName()}
-			},
-			convert: func(f *feed, o runtime.Object) mesh.Object {
-				u := o.(*unstructured.Unstructured)
-				x, findings := k.decode(cluster, u)
-				f.found(mesh.Key{Cluster: cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}, findings)
-				return x
-			}})
-	}
-	return ks
 }
 
 // listWatch makes a ListerWatcher of a typed client's two methods.

@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -298,155 +295,4 @@ func plainPEM(pem string) string {
 		}
 	}
 	return b.String()
-}
-
-// writeFindings puts what is wrong on the objects, and takes away what is not so any more.
-func (w *Writer) writeFindings(ctx context.Context, all map[mesh.Key][]mesh.Finding) (failed bool) {
-	if w.told == nil {
-		left, err := w.left(ctx)
-		if err != nil {
-			return w.failure(ctx, "statuses", "", err)
-		}
-		w.told = left
-	}
-	keys := maps.Clone(all)
-	for k := range w.told {
-		keys[k] = nil
-	}
-	for k := range keys {
-		now, was := all[k], w.told[k]
-		if slices.Equal(now, was) {
-			continue
-		}
-		if err := w.writeFinding(ctx, k, now); err != nil {
-			failed = w.failure(ctx, "the status of", k.String(), err)
-			continue
-		}
-		if w.told[k] = now; len(now) == 0 {
-			delete(w.told, k)
-		}
-	}
-	return failed
-}
-
-// condition is of Istio's own: istio.meta.v1alpha1.IstioCondition.
-const condition = "Reconciled"
-
-// left returns the objects on which a former leader left complaints.
-func (w *Writer) left(ctx context.Context) (map[mesh.Key][]mesh.Finding, error) {
-	left := map[mesh.Key][]mesh.Finding{}
-	for _, k := range resourceKinds() {
-		version, err := served(ctx, w.client, k)
-		if err != nil {
-			return nil, err
-		}
-		if version == "" {
-			continue
-		}
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		l, err := w.client.dynamic.Resource(schema.GroupVersionResource{Group: k.group, Version: version, Resource: k.plural}).List(call, metav1.ListOptions{})
-		cancel()
-		if err != nil {
-			return nil, fmt.Errorf("listing %s: %w", k.plural, err)
-		}
-		for _, u := range l.Items {
-			cs, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-			for _, c := range cs {
-				if m, ok := c.(map[string]any); ok && m["type"] == condition && m["status"] == "False" {
-					key := mesh.Key{Cluster: w.cluster, Kind: k.kind, Namespace: u.GetNamespace(), Name: u.GetName()}
-					left[key] = []mesh.Finding{{Object: key}}
-				}
-			}
-		}
-	}
-	return left, nil
-}
-
-func (w *Writer) writeFinding(ctx context.Context, k mesh.Key, now []mesh.Finding) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	about := corev1.ObjectReference{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, APIVersion: "v1"}
-	message := ""
-	for i, f := range now {
-		if i > 0 {
-			message += "; "
-		}
-		f.Object = mesh.Key{}
-		message += strings.TrimPrefix(f.String(), mesh.Key{}.String()+": ")
-	}
-	if i := slices.IndexFunc(resourceKinds(), func(r resourceKind) bool { return r.kind == k.Kind }); i >= 0 {
-		r := resourceKinds()[i]
-		version, err := served(ctx, w.client, r)
-		if err != nil || version == "" {
-			return err
-		}
-		about.APIVersion = r.group + "/" + version
-		api := w.client.dynamic.Resource(schema.GroupVersionResource{Group: r.group, Version: version, Resource: r.plural}).Namespace(k.Namespace)
-		u, err := api.Get(ctx, k.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading it: %w", err)
-		}
-		about.UID = u.GetUID()
-		if err := setCondition(u, message); err != nil {
-			return err
-		}
-		if _, err := api.UpdateStatus(ctx, u, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("writing it: %w", err)
-		}
-	} else if k.Kind == "Secret" && len(now) > 0 {
-		s, err := w.client.kube.CoreV1().Secrets(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading it: %w", err)
-		}
-		about.UID = s.UID
-	}
-	if len(now) == 0 {
-		return nil
-	}
-	return w.event(ctx, about, message)
-}
-
-func setCondition(u *unstructured.Unstructured, message string) error {
-	cs, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	cs = slices.DeleteFunc(cs, func(c any) bool { m, ok := c.(map[string]any); return ok && m["type"] == condition })
-	c := map[string]any{"type": condition, "status": "True", "reason": "Accepted", "lastTransitionTime": time.Now().UTC().Format(time.RFC3339)}
-	if message != "" {
-		c["status"], c["reason"], c["message"] = "False", "Invalid", message
-	}
-	if err := unstructured.SetNestedSlice(u.Object, append(cs, c), "status", "conditions"); err != nil {
-		return fmt.Errorf("setting condition %s: %w", condition, err)
-	}
-	return nil
-}
-
-// event tells of a problem; the same problem again counts up.
-func (w *Writer) event(ctx context.Context, about corev1.ObjectReference, message string) error {
-	if len(message) > 1000 {
-		message = message[:1000] + "…"
-	}
-	namespace := about.Namespace
-	if namespace == "" {
-		namespace = metav1.NamespaceDefault
-	}
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%s/%s/%s/%s: %s", about.Kind, about.Namespace, about.Name, about.UID, message)
-	name := fmt.Sprintf("%.200s.%x", about.Name, h.Sum64())
-	now := metav1.Now()
-	api := w.client.kube.CoreV1().Events(namespace)
-	e := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, InvolvedObject: about, Reason: "Invalid", Message: message,
-		Type: corev1.EventTypeWarning, Source: corev1.EventSource{Component: "istiod"}, FirstTimestamp: now, LastTimestamp: now, Count: 1}
-	_, err := api.Create(ctx, e, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		_, err = api.Patch(ctx, name, types.MergePatchType, fmt.Appendf(nil, `{"lastTimestamp":%q}`, now.UTC().Format(time.RFC3339)), metav1.PatchOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("writing an event: %w", err)
-	}
-	return nil
 }

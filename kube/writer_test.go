@@ -49,9 +49,7 @@ func TestWriter(t *testing.T) {
 	}
 	// What a former leader left.
 	u := must(gws.Get(t.Context(), "left", metav1.GetOptions{}))(t)
-	if err := setCondition(u, "old"); err != nil {
-		t.Fatal(err)
-	}
+	must(tell(u, kindOf(mesh.KindGateway), verdict{reason: "Invalid", message: "old"}, time.Now()))(t)
 	must(gws.UpdateStatus(t.Context(), u, metav1.UpdateOptions{}))(t)
 
 	c := must(Connect(s.Config))(t)

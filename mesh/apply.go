@@ -42,6 +42,7 @@ type builder struct {
 	nodes     map[*cluster]map[string]bool
 	networked bool // networks
 	filing    bool // the tables of rules and routes
+	judging   bool // what is known of objects without effect
 	all       bool // every host
 }
 
@@ -77,10 +78,8 @@ func (b *builder) event(e Event) {
 			b.networked = true
 		}
 	default: // the rest counts in the local cluster only
-		if k.Cluster == b.settings.Cluster {
-			if o, ok := b.accept(k, e.Object); ok {
-				b.local(k, Event{k, o})
-			}
+		if k.Cluster == b.settings.Cluster && b.accept(k, e.Object) {
+			b.local(k, e)
 		}
 	}
 }
@@ -89,6 +88,18 @@ func (b *builder) event(e Event) {
 func row[T Object](e Event) (o T) {
 	o, _ = e.Object.(T)
 	return o
+}
+
+// accept refuses an object that cannot mean anything, and keeps account of it.
+func (b *builder) accept(k Key, o Object) bool {
+	var r *refusal
+	if o != nil {
+		if found := validate(o); len(found) > 0 {
+			r = &refusal{k, found}
+		}
+	}
+	edit(b, &b.refusals, k.String(), r, r == nil)
+	return r == nil
 }
 
 func (b *builder) local(k Key, e Event) {
@@ -113,6 +124,10 @@ func (b *builder) local(k Key, e Event) {
 		edit(b, &b.credentials, name, row[*Credential](e), gone)
 	case KindMeshConfig:
 		b.meshConfig(row[*MeshConfig](e))
+	default:
+		if _, ok := edit(b, &b.inert, k.String(), row[*Inert](e), gone); ok {
+			b.judging = true
+		}
 	}
 }
 
@@ -188,7 +203,7 @@ func (b *builder) meshConfig(o *MeshConfig) {
 	keep(&next.TLSDefaults, last.TLSDefaults)
 	keep(&next.MeshTLS, last.MeshTLS)
 	b.config, b.policies = next, &Policies{next.RootNamespace, b.policies.all}
-	b.touched, b.networked, b.filing, b.all = true, true, true, true
+	b.touched, b.networked, b.filing, b.judging, b.all = true, true, true, true, true
 }
 
 // edit sets a row of a table of the Snapshot in the making. It returns the row before, and reports
@@ -282,6 +297,9 @@ func (b *builder) finish() {
 	}
 	if b.filing {
 		b.refile()
+	}
+	if b.judging {
+		b.findInert()
 	}
 	b.markSlices()
 	if b.all {

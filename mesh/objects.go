@@ -202,7 +202,6 @@ type Meta struct {
 	Labels                   map[string]string
 	Created                  time.Time // the older of two that conflict wins
 	Generation               int64
-	Unread                   []string // fields that could not be read; only of objects that Protects
 }
 
 func (m *Meta) key(kind string) Key { return Key{m.Cluster, kind, m.Namespace, m.Name} }
@@ -341,11 +340,15 @@ type Finding struct {
 	Message string // one sentence, without the object's name
 	Fix     string // what to do, one sentence; "" if that is plain from Message
 	Code    string // of Istio's messages, such as IST0101; "" where those have none
+	Level   string // Error, Warning or Info; "" where whoever found it leaves that to whoever tells it
+	Reason  string // of the condition on the object: NotImplemented; "" for Invalid
 }
 
 // String returns one line.
-func (f Finding) String() string {
-	s := f.Object.String() + ": "
+func (f Finding) String() string { return f.Object.String() + ": " + f.Text() }
+
+// Text is String without the object.
+func (f Finding) Text() (s string) {
 	if f.Field != "" {
 		s += f.Field + ": "
 	}

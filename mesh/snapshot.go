@@ -12,9 +12,6 @@ type Settings struct {
 	Cluster         string // ID of the local cluster, whose user objects and MeshConfig hold
 	SystemNamespace string // where the control plane runs; default "istio-system"
 	Domain          string // DNS suffix of Services; default "cluster.local"
-	// Check looks for what else makes an object meaningless by itself, once the mesh's own rules have found
-	// nothing: a trial compilation. A pure function. Nil finds nothing.
-	Check func(Object) []Finding
 }
 
 // Snapshot is the whole mesh at one moment. Immutable. Whatever it returns is shared and must not
@@ -34,6 +31,8 @@ type Snapshot struct {
 	refusals    *Table[*refusal]
 	networks    *Networks
 	stamp       *Stamp
+	inert       *Table[*Inert]
+	ineffective []Finding // see WithoutEffect
 
 	roots    *Table[*VirtualService] // of routes, those that delegate
 	merged   *Table[*VirtualService] // of routes, those with hosts, and with the routes of their delegates
@@ -182,6 +181,26 @@ func (s *Snapshot) SeesRoute(v *VirtualService, client string) bool {
 
 // DestinationRules returns the DestinationRules of the local cluster, by namespace and name.
 func (s *Snapshot) DestinationRules() *Table[*DestinationRule] { return s.rules }
+
+// UserObjects yields the users' objects of the local cluster, kind by kind, by namespace and name.
+func (s *Snapshot) UserObjects() iter.Seq[UserObject] {
+	return func(yield func(UserObject) bool) {
+		_ = each(s.gateways, yield) && each(s.routes, yield) && each(s.rules, yield) && each(s.policies.all, yield)
+	}
+}
+
+// each yields the rows of a table, and reports whether more may be yielded.
+func each[T interface {
+	comparable
+	UserObject
+}](t *Table[T], yield func(UserObject) bool) bool {
+	for o := range t.All() {
+		if !yield(o) {
+			return false
+		}
+	}
+	return true
+}
 
 // Policies returns the PeerAuthentications of the local cluster. Never nil.
 func (s *Snapshot) Policies() *Policies { return s.policies }

@@ -1,0 +1,195 @@
+package kube
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	apischema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
+
+	"github.com/carrick-mesh/carrick/kube/kubetest"
+	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
+)
+
+var crdResource = apischema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+
+// define makes the CRD of a kind: Istio's own, else one that takes anything.
+func define(t testing.TB, d dynamic.Interface, k schema.Kind) {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	if b, err := os.ReadFile("../install/crds/" + k.Plural + "." + k.Group + ".yaml"); err == nil {
+		if err := yaml.Unmarshal(b, &u.Object); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		scope := "Namespaced"
+		if k.ClusterScoped {
+			scope = "Cluster"
+		}
+		u = parse(t, fmt.Sprintf(`
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[2]s.%[1]s, annotations: {api-approved.kubernetes.io: "unapproved, a test"}}
+spec:
+  group: %[1]s
+  scope: %[4]s
+  names: {kind: %[3]s, plural: %[2]s, singular: %[5]s, listKind: %[3]sList}
+  versions:
+  - {name: %[6]s, served: true, storage: true, subresources: {status: {}}, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+`, k.Group, k.Plural, k.Kind, scope, strings.ToLower(k.Kind), k.Versions[0]))
+	}
+	must(d.Resource(crdResource).Create(t.Context(), u, metav1.CreateOptions{}))(t)
+}
+
+// toldOf is a mesh that is told of everything, and tells it.
+type toldOf struct {
+	mu   sync.Mutex
+	snap *mesh.Snapshot
+	w    *Writer
+}
+
+func (m *toldOf) sink() Sink {
+	return Sink{Findings: func(mesh.Key, []mesh.Finding) {}, Events: func(es []mesh.Event) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.snap = m.snap.Apply(es...)
+		all := map[mesh.Key][]mesh.Finding{}
+		for _, f := range m.snap.WithoutEffect() {
+			all[f.Object] = append(all[f.Object], f)
+		}
+		m.w.SetFindings(all)
+	}}
+}
+
+func (m *toldOf) has(kind, name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.snap.WithoutEffect() {
+		if f.Object.Kind == kind && f.Object.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Objects of kinds without effect are seen, told on themselves and by an event, whenever their CRDs
+// come, and are forgotten when they or their CRDs go.
+func TestObjectsWithoutEffect(t *testing.T) {
+	s := kubetest.Start(t)
+	createNamespace(t, s, "istio-system", nil)
+	d := must(dynamic.NewForConfig(s.Config))(t)
+	client := must(Connect(s.Config))(t)
+	m := &toldOf{snap: mesh.New(mesh.Settings{Cluster: "c"}), w: NewWriter(client, "c", "istio-system", "istiod-1", "", slog.New(slog.DiscardHandler))}
+	run(t, m.w.Run)
+	define(t, d, kindOf("RequestAuthentication"))
+	c := NewClusters(Local{ID: "c", Config: s.Config, Namespace: "istio-system"}, m.sink(), slog.New(slog.DiscardHandler))
+	run(t, c.Run)
+	eventually(t, "settled without most CRDs", c.Settled)
+
+	create := func(kind, y string) dynamic.ResourceInterface {
+		t.Helper()
+		k := kindOf(kind)
+		r := d.Resource(apischema.GroupVersionResource{Group: k.Group, Version: k.Versions[0], Resource: k.Plural})
+		var ri dynamic.ResourceInterface = r
+		if !k.ClusterScoped {
+			ri = r.Namespace("default")
+		}
+		u := parse(t, y)
+		u.SetAPIVersion(k.APIVersion())
+		u.SetKind(k.Kind)
+		eventually(t, kind+" "+u.GetName()+" is taken", func() bool {
+			_, err := ri.Create(t.Context(), u, metav1.CreateOptions{})
+			return err == nil
+		})
+		return ri
+	}
+	events := func(kind, name string) (n int) {
+		for _, e := range must(s.Client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{}))(t).Items {
+			if e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Reason == "NotImplemented" && e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "has NO effect") {
+				n++
+			}
+		}
+		return n
+	}
+	text := func(r dynamic.ResourceInterface, name string) string {
+		u, err := r.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return ""
+		}
+		b := must(yaml.Marshal(u.Object["status"]))(t)
+		return string(b)
+	}
+
+	// CRDs that come while the control plane runs.
+	gateway := "Gateway." + schema.GatewayAPI
+	for _, kind := range []string{"AuthorizationPolicy", "GatewayClass", gateway, "HTTPRoute", "ServiceExport"} {
+		define(t, d, kindOf(kind))
+	}
+	policies := create("AuthorizationPolicy", `{metadata: {name: deny}, spec: {action: DENY, rules: [{}]}}`)
+	create("RequestAuthentication", `{metadata: {name: jwt}, spec: {jwtRules: [{issuer: x}]}}`)
+	create("GatewayClass", `{metadata: {name: other}, spec: {controllerName: example.com/x}}`)
+	gateways := create(gateway, `{metadata: {name: web}, spec: {gatewayClassName: istio}}`)
+	create(gateway, `{metadata: {name: others}, spec: {gatewayClassName: other}}`)
+	routes := create("HTTPRoute", `{metadata: {name: r}, spec: {parentRefs: [{name: others}, {name: web}]}}`)
+	exports := create("ServiceExport", `{metadata: {name: svc}}`)
+	must(s.Client.NetworkingV1().Ingresses("default").Create(t.Context(), &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "old"},
+		Spec: networkingv1.IngressSpec{IngressClassName: ptr.To("istio"), DefaultBackend: &networkingv1.IngressBackend{
+			Service: &networkingv1.IngressServiceBackend{Name: "a", Port: networkingv1.ServiceBackendPort{Number: 80}}}}}, metav1.CreateOptions{}))(t)
+	for _, x := range []struct {
+		kind, name string
+		r          dynamic.ResourceInterface
+		want       []string
+	}{
+		{"AuthorizationPolicy", "deny", policies, []string{"type: Reconciled", "reason: NotImplemented", "AuthorizationPolicy has NO effect in this version of Carrick"}},
+		{gateway, "web", gateways, []string{"type: Accepted", "type: Programmed", `status: "False"`}},
+		{"HTTPRoute", "r", routes, []string{"controllerName: istio.io/gateway-controller", "name: web", `status: "False"`}},
+		{"ServiceExport", "svc", exports, []string{"type: Valid", `status: "False"`}},
+		{"RequestAuthentication", "jwt", nil, nil},
+		{"Ingress", "old", nil, nil},
+	} {
+		eventually(t, x.kind+" is seen", func() bool { return m.has(x.kind, x.name) })
+		eventually(t, x.kind+" has an event", func() bool { return events(kindOf(x.kind).Kind, x.name) == 1 })
+		if x.r == nil {
+			continue
+		}
+		var got string
+		eventually(t, x.kind+" is told", func() bool {
+			got = text(x.r, x.name)
+			for _, w := range x.want {
+				if !strings.Contains(got, w) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if got := text(routes, "r"); strings.Contains(got, "name: others") {
+		t.Errorf("the route's parent of another controller is told, too:\n%s", got)
+	}
+	if m.has(gateway, "others") || text(gateways, "others") != "null\n" {
+		t.Errorf("another controller's Gateway is told: %s", text(gateways, "others"))
+	}
+
+	if err := policies.Delete(t.Context(), "deny", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the policy is forgotten", func() bool { return !m.has("AuthorizationPolicy", "deny") })
+	if err := d.Resource(crdResource).Delete(t.Context(), "serviceexports."+schema.MultiCluster, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the export is forgotten with its CRD", func() bool { return !m.has("ServiceExport", "svc") })
+	if got := statusOf(c, "c"); got.Status != Synced || got.Message != "" {
+		t.Errorf("cluster: %+v", got)
+	}
+}
