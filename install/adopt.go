@@ -17,8 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/client-go/util/csaupgrade"
-	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/yaml"
 )
 
@@ -452,32 +450,4 @@ func (c *Cluster) others(ctx context.Context, apiVersion, kind, namespace string
 			return all, nil
 		}
 	}
-}
-
-// inherit makes Carrick the owner of the fields that Istio's installers set in an object, so that
-// applying it drops those that Carrick does not set. What people set by other means stays.
-func (c *Cluster) inherit(ctx context.Context, r Ref) error {
-	// Controllers write statuses meanwhile, so that what was read may be old.
-	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return c.inheritOnce(ctx, r) })
-}
-
-func (c *Cluster) inheritOnce(ctx context.Context, r Ref) error {
-	live, err := c.get(ctx, r)
-	if err != nil || live == nil {
-		return err
-	}
-	if ours(live) {
-		return nil
-	}
-	fields := live.GetManagedFields()
-	for i, f := range fields {
-		if installers.Has(f.Manager) {
-			fields[i].Operation = metav1.ManagedFieldsOperationUpdate // all that UpgradeManagedFields looks at
-		}
-	}
-	live.SetManagedFields(fields)
-	if err := csaupgrade.UpgradeManagedFields(live, installers, Manager); err != nil {
-		return fmt.Errorf("taking over %s: %w", r, err)
-	}
-	return c.patchMetadata(ctx, r, map[string]any{"managedFields": live.GetManagedFields(), "resourceVersion": live.GetResourceVersion()})
 }

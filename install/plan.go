@@ -24,6 +24,7 @@ type Plan struct {
 	Notes    []string // hand edits that stay, and those that do not
 	Adopted  []Ref    // of Changed: what others made
 	Leftover []Ref    // what an Istio that is taken over leaves and nobody needs
+	Dropped  []Change // of Adopted: fields that go, for Istio's installers set them and Carrick does not
 }
 
 // Change is an object that will differ, and where.
@@ -95,15 +96,19 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 			there = append(there, n)
 		}
 	}
-	changes := make([][]string, len(there))
+	changes, dropped := make([][]string, len(there)), make([][]string, len(there))
 	err = each(ctx, len(there), func(ctx context.Context, i int) error {
 		o, live := objs[there[i]], lives[there[i]]
 		if o.GetKind() == "CustomResourceDefinition" && holds(live.Object, o.Object) {
 			return nil
 		}
 		then, err := c.apply(ctx, o, true)
-		if err == nil {
-			changes[i] = diff(live.Object, then.Object)
+		if err != nil {
+			return err
+		}
+		changes[i] = diff(live.Object, then.Object)
+		if adopt && o.GetKind() == "Deployment" && !ours(live) { // of which Apply inherits the fields
+			dropped[i], err = drops(live, then)
 		}
 		return err
 	})
@@ -115,6 +120,9 @@ func (c *Cluster) Plan(ctx context.Context, m *Manifest, adopt bool) (*Plan, err
 			p.Changed = append(p.Changed, Change{r, changes[i]})
 		} else {
 			p.Kept = append(p.Kept, r)
+		}
+		if len(dropped[i]) > 0 {
+			p.Dropped = append(p.Dropped, Change{ref(objs[n]), dropped[i]})
 		}
 	}
 	for i := range m.Parts {
