@@ -21,6 +21,7 @@ import (
 	"github.com/carrick-mesh/carrick/install"
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/mesh"
+	"github.com/carrick-mesh/carrick/schema"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kubeyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -46,6 +47,9 @@ func messageOf(level string, f mesh.Finding) message {
 	code := f.Code
 	if code == "" && level == "Error" {
 		code = "IST0106" // what is refused is what Istio's schema refuses
+	}
+	if f.Level != "" {
+		level = f.Level
 	}
 	if l := levels[code]; l != "" {
 		level = l
@@ -180,7 +184,7 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 		return nil, err
 	}
 	var mu sync.Mutex
-	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace, Check: compile.Trial})
+	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace})
 	said := map[mesh.Key][]mesh.Finding{}
 	sink := kube.Sink{
 		Events:   func(es []mesh.Event) { mu.Lock(); defer mu.Unlock(); snap = snap.Apply(es...) },
@@ -222,7 +226,7 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 	}
 	snap = snap.Apply(es...)
 	out = append(append(out, bad...), messages("Error", snap.Findings())...)
-	out = append(out, messages("Warning", compile.Check(snap, unreadable))...)
+	out = append(out, messages("Warning", slices.Concat(snap.WithoutEffect(), compile.Check(snap, unreadable)))...)
 	more, err := a.analyzeInjection(ctx, c, cfg.Cluster)
 	return append(out, more...), err
 }
@@ -251,7 +255,7 @@ func readDocuments(cmd *cobra.Command, names []string, recursive bool) (objects 
 			if err := yaml.Unmarshal(doc, &u.Object); err != nil {
 				return nil, fmt.Errorf("%s: document %d: %s", file, n, oneLine(err))
 			}
-			if u.GetNamespace() == "" {
+			if k, _ := schema.Of(u.GroupVersionKind().Group, u.GetKind()); u.GetNamespace() == "" && !k.ClusterScoped {
 				u.SetNamespace("default")
 			}
 			objects = append(objects, u)
@@ -261,7 +265,7 @@ func readDocuments(cmd *cobra.Command, names []string, recursive bool) (objects 
 }
 
 // decode reads objects of files as the control plane of the cluster would, and what kubectl would
-// not let pass. Kinds that the mesh does not read are left out.
+// not let pass. Kinds that the mesh has nothing to do with are left out.
 func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Event, bad []message) {
 	for _, u := range objects {
 		o, found, _ := kube.Decode(cluster, u)
@@ -276,8 +280,8 @@ func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Eve
 // alone checks objects of files by themselves.
 func alone(objects []*unstructured.Unstructured) []message {
 	es, bad := decode(objects, "file")
-	s := mesh.New(mesh.Settings{Cluster: "file", Check: compile.Trial}).Apply(es...)
-	return append(bad, messages("Error", s.Findings())...)
+	s := mesh.New(mesh.Settings{Cluster: "file"}).Apply(es...)
+	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", s.WithoutEffect())...)
 }
 
 // filesOf replaces directories by the files in them that may hold objects.
@@ -347,22 +351,27 @@ func printMessages(out io.Writer, all []message, namespace, output string, thres
 	return nil
 }
 
-// printLines prints messages as istioctl does: LEVEL [CODE] (OBJECT) TEXT.
+// String returns a line as istioctl's: LEVEL [CODE] (OBJECT) TEXT.
+func (m message) String() string {
+	parts := []string{m.Level}
+	if m.Code != "" {
+		parts = append(parts, "["+m.Code+"]")
+	}
+	parts = append(parts, "("+strings.TrimSpace(m.Origin+" "+m.Cluster)+")")
+	if m.Field != "" {
+		parts = append(parts, m.Field+":")
+	}
+	line := strings.Join(append(parts, m.Message), " ")
+	if m.Fix != "" {
+		line += "; " + m.Fix
+	}
+	return line
+}
+
+// printLines prints messages, one a line.
 func printLines(out io.Writer, all []message, namespace string) {
 	for _, m := range all {
-		parts := []string{m.Level}
-		if m.Code != "" {
-			parts = append(parts, "["+m.Code+"]")
-		}
-		parts = append(parts, "("+strings.TrimSpace(m.Origin+" "+m.Cluster)+")")
-		if m.Field != "" {
-			parts = append(parts, m.Field+":")
-		}
-		line := strings.Join(append(parts, m.Message), " ")
-		if m.Fix != "" {
-			line += "; " + m.Fix
-		}
-		fmt.Fprintln(out, line)
+		fmt.Fprintln(out, m.String())
 	}
 	if len(all) == 0 {
 		where := "in all namespaces"

@@ -54,6 +54,7 @@ func (o *operatorFlags) resolve(cmd *cobra.Command, version string) (*install.Co
 
 func (a *app) install() *cobra.Command {
 	var o operatorFlags
+	var accept acceptance
 	var yes, dryRun, adopt, force, verify bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -67,6 +68,9 @@ what is installed to it: what an earlier run of the same file name wrote and thi
   gen-eastwest-gateway.sh --network network1 | carrick install --context=cluster1 -y -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := accept.check(); err != nil {
+				return err
+			}
 			cfg, err := o.resolve(cmd, a.version)
 			if err != nil {
 				return err
@@ -88,10 +92,12 @@ what is installed to it: what an earlier run of the same file name wrote and thi
 			for _, f := range o.files {
 				stdinUsed = stdinUsed || f == "-"
 			}
-			return runInstall(cmd, c, cfg, installOptions{yes: yes, dryRun: dryRun, adopt: adopt, timeout: timeout, stdinUsed: stdinUsed})
+			return runInstall(cmd, c, cfg, installOptions{
+				yes: yes, dryRun: dryRun, adopt: adopt, accept: accept, timeout: timeout, stdinUsed: stdinUsed})
 		},
 	}
 	o.add(cmd)
+	accept.add(cmd)
 	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
 	cmd.Flags().BoolVar(&adopt, "adopt", false, "take over the Istio that is installed: its names of cluster, mesh and network, its mesh configuration, CA, remote secrets and addresses stay, its sidecars are served until they restart")
@@ -103,6 +109,8 @@ what is installed to it: what an earlier run of the same file name wrote and thi
 
 type installOptions struct {
 	yes, dryRun, adopt, stdinUsed bool
+	accept                        acceptance
+	told                          bool // of objects without effect, which are not named again
 	timeout                       time.Duration
 }
 
@@ -141,17 +149,23 @@ func carryOut(cmd *cobra.Command, c *cluster, m *install.Manifest, intro string,
 	if err != nil {
 		return c.wrong(err)
 	}
-	if o.dryRun {
+	switch {
+	case o.dryRun:
 		fmt.Fprintln(out, intro+", if it were not a dry run.")
-		printPlan(out, p, true)
-		return nil
-	}
-	if o.yes {
+	case o.yes:
 		fmt.Fprintf(out, "Target cluster: %s\n", c)
-	} else {
+	default:
 		fmt.Fprintln(out, intro+".")
 	}
-	printPlan(out, p, false)
+	printPlan(out, p, o.dryRun)
+	if serves(m) && !o.told {
+		if err := checkProtection(cmd, c, m.Namespace, o.adopt, o.accept); err != nil {
+			return err
+		}
+	}
+	if o.dryRun {
+		return nil
+	}
 	if !o.yes {
 		if err := ask(cmd); err != nil {
 			return err
@@ -190,6 +204,9 @@ func printPlan(w io.Writer, p *install.Plan, all bool) {
 	}
 	for _, r := range p.Adopted {
 		fmt.Fprintf(w, "  adopted:  %s\n", r)
+	}
+	for _, ch := range p.Dropped {
+		fmt.Fprintf(w, "  dropped:  %s: %s\n", ch.Ref, strings.Join(ch.Fields, ", "))
 	}
 	for _, r := range slices.Concat(p.Removed, p.Leftover) {
 		fmt.Fprintf(w, "  removed:  %s\n", r)

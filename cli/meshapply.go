@@ -53,8 +53,7 @@ clusters:
 
 func (a *app) meshApply() *cobra.Command {
 	var file string
-	var yes, dryRun bool
-	var timeout time.Duration
+	var o installOptions
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Makes a mesh of several clusters from one file: CA, load balancers, control planes, gateways, secrets",
@@ -76,7 +75,10 @@ The file:
 			if file == "" {
 				return usagef("-f FILE is missing; the file looks like this: see carrick mesh apply --help")
 			}
-			if !yes && !dryRun {
+			if err := o.accept.check(); err != nil {
+				return err
+			}
+			if !o.yes && !o.dryRun {
 				if err := canAsk(cmd, file == "-"); err != nil {
 					return err
 				}
@@ -92,13 +94,14 @@ The file:
 			if file != "-" && !filepath.IsAbs(f.Root.Dir) {
 				f.Root.Dir = filepath.Join(filepath.Dir(file), f.Root.Dir)
 			}
-			return a.applyMesh(cmd, f, yes, dryRun, timeout)
+			return a.applyMesh(cmd, f, o)
 		},
 	}
 	cmd.Flags().StringVarP(&file, "filename", "f", "", "the mesh file; - is standard input")
-	cmd.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan, and change nothing")
-	cmd.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait for each part to be ready")
+	o.accept.add(cmd)
+	cmd.Flags().BoolVarP(&o.yes, "skip-confirmation", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan, and change nothing")
+	cmd.Flags().DurationVar(&o.timeout, "readiness-timeout", 5*time.Minute, "how long to wait for each part to be ready")
 	return cmd
 }
 
@@ -194,9 +197,9 @@ type step struct {
 
 // applyMesh looks, shows, asks, and does what is to be done, in an order in which each step needs
 // only what is before it.
-func (a *app) applyMesh(cmd *cobra.Command, f *meshFile, yes, dryRun bool, timeout time.Duration) error {
+func (a *app) applyMesh(cmd *cobra.Command, f *meshFile, o installOptions) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	m := &meshMaker{app: a, cmd: cmd, file: f, timeout: timeout, clusters: map[string]*cluster{}}
+	m := &meshMaker{app: a, cmd: cmd, file: f, timeout: o.timeout, clusters: map[string]*cluster{}}
 	for _, c := range f.Clusters {
 		k, err := a.target.connectTo(c.Context)
 		if err != nil {
@@ -217,10 +220,15 @@ func (a *app) applyMesh(cmd *cobra.Command, f *meshFile, yes, dryRun bool, timeo
 		m.warnCAs(ctx)
 		return nil
 	}
-	if dryRun {
+	for _, c := range f.Clusters {
+		if err := checkProtection(cmd, m.clusters[c.Name], m.namespace(), false, o.accept); err != nil {
+			return err
+		}
+	}
+	if o.dryRun {
 		return nil
 	}
-	if !yes {
+	if !o.yes {
 		if err := ask(cmd); err != nil {
 			return err
 		}

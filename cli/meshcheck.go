@@ -36,6 +36,7 @@ type member struct {
 	seen      map[string][]string // by cluster, the gateways that the control plane sends to
 	reader    string              // UID of the account that remote secrets are of
 	secrets   map[string]token    // by cluster, the remote secrets here
+	inert     []message           // objects without effect
 }
 
 func (a *app) meshCheck() *cobra.Command {
@@ -82,6 +83,7 @@ to do about it; the exit code is 1 if there is one.`,
 			}
 			bad = append(bad, compare(ms)...)
 			for _, m := range ms {
+				bad.addInert(m)
 				bad = append(bad, a.health(cmd.Context(), m)...)
 			}
 			progress := cmd.OutOrStdout()
@@ -156,6 +158,9 @@ func (a *app) member(ctx context.Context, c *cluster) (*member, error) {
 	}
 	if m.exposed, err = exposesServices(ctx, c); err != nil {
 		return nil, err
+	}
+	if m.inert, err = c.withoutEffect(ctx, ns); err != nil {
+		return nil, c.wrong(err)
 	}
 	return m, a.memberSecrets(ctx, m)
 }
@@ -333,6 +338,15 @@ func (f *findings) addNetwork(m *member) {
 	}
 }
 
+// addInert names the objects that protect nothing, though they are there for that.
+func (f *findings) addInert(m *member) {
+	for _, x := range m.inert {
+		if x.Level == "Error" {
+			f.add("%s: %s", m.context, x)
+		}
+	}
+}
+
 // addToken finds what is wrong with the remote secret that m has for o.
 func (f *findings) addToken(m, o *member, now time.Time) {
 	t, ok := m.secrets[o.cfg.Cluster]
@@ -374,13 +388,15 @@ type checkedCluster struct {
 	Root    string   `json:"root"`
 	Gateway []string `json:"gateway"`
 	Watches []string `json:"watches"`
+
+	WithoutEffect []message `json:"withoutEffect,omitempty"` // users' objects
 }
 
 func (f findings) print(out io.Writer, ms []*member, output string) error {
 	if structured(output) {
 		v := checked{Clusters: []checkedCluster{}, Findings: append([]string{}, f...)}
 		for _, m := range ms {
-			v.Clusters = append(v.Clusters, checkedCluster{m.context, m.cfg.Cluster, m.cfg.MeshID, m.cfg.Network, m.root, m.addresses, slices.Sorted(maps.Keys(m.watched))})
+			v.Clusters = append(v.Clusters, checkedCluster{m.context, m.cfg.Cluster, m.cfg.MeshID, m.cfg.Network, m.root, m.addresses, slices.Sorted(maps.Keys(m.watched)), m.inert})
 		}
 		if err := printValue(out, v, output); err != nil {
 			return err
@@ -406,6 +422,13 @@ func (f findings) print(out io.Writer, ms []*member, output string) error {
 	}
 	for _, s := range f {
 		fmt.Fprintln(out, "✘ "+s)
+	}
+	for _, m := range ms { // those of level Error are among the findings
+		mild := slices.DeleteFunc(slices.Clone(m.inert), func(x message) bool { return x.Level == "Error" })
+		for i := range mild {
+			mild[i].Cluster = m.context
+		}
+		warnInert(out, mild)
 	}
 	if len(f) > 0 {
 		return silent{errors.New("the mesh does not fit together")}

@@ -105,6 +105,17 @@ func checkCluster(ctx context.Context, write func([]byte) (int, error), c *clust
 	checkPermissions(ctx, c, say)
 	checkCRDs(ctx, c, say)
 	checkOthers(ctx, c, namespace, say)
+	found, err := c.withoutEffect(ctx, namespace)
+	if err != nil {
+		say(false, "Objects without effect cannot be found: %s", oneLine(err))
+	}
+	for _, m := range found {
+		if m.Level == "Error" {
+			say(false, "%s", m)
+		} else {
+			_, _ = write([]byte("! " + m.String() + "\n"))
+		}
+	}
 	return bad
 }
 

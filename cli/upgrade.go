@@ -83,6 +83,12 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 			return c.wrong(fmt.Errorf("%s: %w", s.Name, err))
 		}
 	}
+	found, err := c.withoutEffect(cmd.Context(), a.target.istioNamespace)
+	if err != nil {
+		return c.wrong(err)
+	}
+	warnInert(cmd.ErrOrStderr(), found)
+	o.told = true
 	for _, s := range states {
 		to := versions[s.Name]
 		if to == "" {
