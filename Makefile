@@ -109,6 +109,10 @@ crds: ## Generate the CRDs again from the modules that define them
 golden: ## Rewrite golden files; read the diff before you commit it
 	$(GO) test ./agent ./agent/redirect ./compile ./inject ./install ./cli ./diagnose -update
 
+.PHONY: readme
+readme: ## Write the READMEs' table of kinds again from package schema
+	$(GO) test -count=1 -run TestWhatWorks . -update
+
 .PHONY: lint
 lint: ## golangci-lint, if it is installed, else go vet
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; else $(GO) vet ./...; fi

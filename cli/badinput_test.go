@@ -74,6 +74,7 @@ var verbs = map[string]asked{
 	"proxy-config all":                  {"x.y", true, []bad{{"--file {dir}/half.json", "config dump"}}},
 	"version":                           {"--remote", true, []bad{{"-o xml --remote=false", "-o xml"}}},
 	"install": {"-y", true, []bad{
+		{"-y --accept-unenforced Deny", "--accept-unenforced Deny: is not one of Sidecar, EnvoyFilter"},
 		{"", "give -y"}, {"-y -f {dir}/none.yaml", "check the name"}, {"-y -f {dir}/half.yaml", "half.yaml"}, {"-y -f {dir}/pod.yaml", "pod.yaml"},
 		{"-y -f {dir}/operator.yaml", `nonesuch`}, {"-y --set a=b", "a"}, {"-y --set profile", "profile"},
 	}},

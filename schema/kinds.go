@@ -40,7 +40,7 @@ func trafficKinds() []Kind {
 		{Group: Networking, Kind: "EnvoyFilter", Plural: "envoyfilters", Versions: []string{"v1alpha3"}, Status: Istio,
 			Spec:    func() proto.Message { return &networking.EnvoyFilter{} },
 			Without: "proxies run without what it adds or changes, such as rate limits, authorization and other limits",
-			Guards:  always},
+			Guards:  usersFilter},
 		{Group: Networking, Kind: "ProxyConfig", Plural: "proxyconfigs", Versions: []string{"v1beta1"}, Status: Istio,
 			Spec:    func() proto.Message { return &networkingbeta.ProxyConfig{} },
 			Without: "proxies are set up by the mesh's configuration and the annotations of their pods alone"},

@@ -6,6 +6,7 @@ package schema
 
 import (
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 )
@@ -100,6 +101,18 @@ func enforced(object map[string]any) bool {
 	metadata, _ := object["metadata"].(map[string]any)
 	annotations, _ := metadata["annotations"].(map[string]any)
 	return annotations["istio.io/dry-run"] != "true"
+}
+
+// ownFilters are how the names of the EnvoyFilters begin that Istio's installers made for telemetry
+// until 1.21. They carry the label of their revision.
+var ownFilters = []string{"stats-filter-", "tcp-stats-filter-", "metadata-exchange-", "tcp-metadata-exchange-", "stackdriver-filter-"}
+
+// usersFilter is for EnvoyFilters: those that users wrote, which may do anything.
+func usersFilter(object map[string]any) bool {
+	metadata, _ := object["metadata"].(map[string]any)
+	labels, _ := metadata["labels"].(map[string]any)
+	name, _ := metadata["name"].(string)
+	return labels["istio.io/rev"] == nil || !slices.ContainsFunc(ownFilters, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // closesEgress is for Sidecars: those that let workloads call registered hosts only.

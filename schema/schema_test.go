@@ -110,6 +110,9 @@ func TestProtects(t *testing.T) {
 		{"Sidecar", `spec: {outboundTrafficPolicy: {}}`, true}, // the mode's zero value
 		{"Sidecar", `spec: {outboundTrafficPolicy: {mode: 0}}`, true},
 		{"EnvoyFilter", `{}`, true},
+		{"EnvoyFilter", `metadata: {name: stats-filter-1.15, labels: {istio.io/rev: default}}`, false},
+		{"EnvoyFilter", `metadata: {name: ratelimit, labels: {istio.io/rev: default}}`, true},
+		{"EnvoyFilter", `metadata: {name: stats-filter-mine}`, true},
 		{"ProxyConfig", `{}`, false},
 		{"ServiceEntry", `{}`, false},
 	} {

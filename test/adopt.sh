@@ -96,6 +96,70 @@ if out=$(carrick install --context="$C1" -y -f "$work/1.yaml" 2>&1); then fail '
 echo "$out"
 expect 'install' "$out" 'Istio: Deployment istio-system/istiod, image docker.io/istio/pilot:.*--adopt'
 
+step 'What protects the sample of the first cluster'
+# Namespace shop may not call the sample, and a bad token is refused.
+kube "$C1" create namespace shop
+kube "$C1" label namespace shop istio-injection=enabled
+kube "$C1" apply -n shop -f samples/sleep/sleep.yaml || fail 'sleep in namespace shop'
+ready "$C1" shop deploy/sleep
+kube "$C1" apply -f - <<'EOF' || fail 'the objects that adoption has to name'
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-shop, namespace: sample}
+spec:
+  action: DENY
+  selector: {matchLabels: {app: helloworld}}
+  rules: [{from: [{source: {namespaces: [shop]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: sample}
+spec:
+  selector: {matchLabels: {app: helloworld}}
+  jwtRules:
+  - issuer: nobody@example.com
+    jwks: '{"keys": []}'
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec:
+  egress: [{hosts: ["./*", "sample/*", "istio-system/*"]}]
+  outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside, namespace: shop}
+spec:
+  hosts: [outside.example.com]
+  location: MESH_EXTERNAL
+  resolution: NONE
+  ports: [{number: 80, name: http, protocol: HTTP}]
+EOF
+# code NAMESPACE [HEADER]: the status that the sample gives a sleep pod of the first cluster.
+code() { kube "$C1" -n "$1" exec deploy/sleep -c sleep -- curl -s -o /dev/null --max-time 5 -w '%{http_code}' ${2:+-H "$2"} helloworld.sample:5000/hello; }
+# some CODE NAMESPACE [HEADER]: whether one of several requests is answered so. Half of the sample's pods are in
+# the other cluster, which has none of these objects.
+some() { local i; for i in 1 2 3 4 5 6 7 8; do [ "$(code "${@:2}")" != "$1" ] || return 0; done; return 1; }
+until_true 60 'Istio denies requests of namespace shop' some 403 shop
+until_true 60 'Istio refuses a bad token' some 401 sample 'Authorization: Bearer nonsense'
+
+step 'carrick install --adopt refuses to end that'
+for more in '' --dry-run; do
+  if out=$(carrick install --context="$C1" --adopt -y $more 2>&1); then fail "install --adopt $more goes on, though protections would end"; fi
+  for line in 'Error \(AuthorizationPolicy sample/deny-shop\) .*NO effect' 'Error \(RequestAuthentication sample/jwt\) .*NO effect' \
+    'Error \(Sidecar shop/default\) .*NO effect' 'Warning \(ServiceEntry shop/outside\) .*NO effect' \
+    '--accept-unenforced AuthorizationPolicy,RequestAuthentication,Sidecar'; do
+    expect "install --adopt $more" "$out" "$line"
+  done
+done
+echo "$out"
+if out=$(carrick install --context="$C1" --adopt -y --accept-unenforced AuthorizationPolicy,Sidecar 2>&1); then fail 'a kind that was not given up does not count'; fi
+expect 'install --adopt' "$out" 'would have no effect: 1 RequestAuthentication;'
+has "$(kube "$C1" -n istio-system get deploy istiod -o jsonpath='{..image}')" 'istio/pilot' || fail 'a refused adoption has changed istiod'
+some 403 shop || fail 'a refused adoption has ended what Istio enforced'
+accept=--accept-unenforced=AuthorizationPolicy,RequestAuthentication,Sidecar
+
 # Load: from a sleep pod of each cluster to helloworld, and from the LAN through the ingress gateway; for a quarter
 # of an hour at most.
 load() { # CONTEXT FILE
@@ -128,8 +192,8 @@ until_true 30 'load' test -s "$work/ingress"
 old=$(kube "$C1" -n sample get pod -o jsonpath='{.items[*].metadata.name}')
 
 step "carrick install --adopt in $C1, under load"
-run carrick install --context="$C1" --adopt -y
-run carrick install --context="$C1" --adopt -y -f <(samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster "$C1" --network network1)
+run carrick install --context="$C1" --adopt -y $accept
+run carrick install --context="$C1" --adopt -y $accept -f <(samples/multicluster/gen-eastwest-gateway.sh --mesh mesh1 --cluster "$C1" --network network1)
 settled() { carrick proxy-status --context="$C1" | awk 'NR > 1 && /sample/ {n++} NR > 1 && /STALE|ERROR/ {bad = 1} END {exit !(n >= 2 && !bad)}'; }
 until_true 90 "Istio's sidecars are served by Carrick" settled
 run carrick proxy-status --context="$C1"
@@ -138,6 +202,20 @@ run carrick proxy-status --context="$C1"
 expect 'MeshConfig' "$(kube "$C1" -n istio-system get cm istio -o jsonpath='{.data.mesh}')" 'accessLogFile: /dev/stdout'
 has "$(kube "$C1" -n istio-system get deploy -o jsonpath='{..image}')" 'istio/(pilot|proxyv2)' && fail "Istio's images still run in istio-system"
 guide 14-14
+
+step 'What has no effect says so'
+told() { has "$(kube "$C1" -n "$2" get "$1" "$3" -o jsonpath='{.status.conditions[?(@.type=="Reconciled")].status} {.status.conditions[?(@.type=="Reconciled")].reason}')" 'False NotImplemented'; }
+until_true 60 'the condition of the AuthorizationPolicy' told authorizationpolicies.security.istio.io sample deny-shop
+until_true 60 'the condition of the RequestAuthentication' told requestauthentications.security.istio.io sample jwt
+until_true 60 'the condition of the Sidecar' told sidecars.networking.istio.io shop default
+until_true 60 'the condition of the ServiceEntry' told serviceentries.networking.istio.io shop outside
+expect 'events' "$(kube "$C1" -n sample get events --field-selector reason=NotImplemented)" 'AuthorizationPolicy|authorizationpolicy'
+if out=$(carrick analyze --context="$C1" -A 2>&1); then fail 'analyze finds no Error'; fi
+expect 'analyze' "$out" 'Error \(AuthorizationPolicy sample/deny-shop .*NO effect'
+if some 403 shop; then fail 'an AuthorizationPolicy has an effect, though it is said to have none'; fi
+# What follows goes on without them.
+run kubectl --context="$C1" -n sample delete authorizationpolicies.security.istio.io/deny-shop requestauthentications.security.istio.io/jwt
+run kubectl --context="$C1" delete namespace shop
 
 step "istioctl, against Carrick"
 # Istio's sidecars have not rolled yet, and istioctl says so.
