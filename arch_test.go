@@ -30,7 +30,7 @@ var may = map[string][]string{
 	"xds":           {"resource"},
 	"control":       {"kube", "mesh", "compile", "xds", "resource", "identity", "schema"},
 	"ca":            {"identity", "certs"},
-	"inject":        {"identity"},
+	"inject":        {"identity", "log", "agent/redirect/spec"},
 	"install":       {"schema"},
 	"lb":            {},
 	"lb/pool":       {},

@@ -2,11 +2,15 @@ package inject
 
 import (
 	"fmt"
-	"net/netip"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/carrick-mesh/carrick/agent/redirect/spec"
+	"github.com/carrick-mesh/carrick/log"
 )
 
 // Annotations of pods that are read, beside those named where they are used.
@@ -35,6 +39,11 @@ const (
 	annReadyDelay        = "readiness.status.sidecar.istio.io/initialDelaySeconds"
 	annReadyPeriod       = "readiness.status.sidecar.istio.io/periodSeconds"
 	annReadyFailures     = "readiness.status.sidecar.istio.io/failureThreshold"
+	annDiscoveryAddress  = "sidecar.istio.io/discoveryAddress"
+	annExtraStatTags     = "sidecar.istio.io/extraStatTags"
+	annStatsPrefixes     = "sidecar.istio.io/statsInclusionPrefixes"
+	annStatsSuffixes     = "sidecar.istio.io/statsInclusionSuffixes"
+	annStatsRegexps      = "sidecar.istio.io/statsInclusionRegexps"
 
 	annIncludeOutIPs   = "traffic.sidecar.istio.io/includeOutboundIPRanges"
 	annExcludeOutIPs   = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
@@ -56,31 +65,40 @@ const (
 // checks are the annotations whose values have a form, with what the form is. They end up in
 // command lines, so nothing is passed on unseen.
 var checks = map[string]func(string) error{
-	annIncludeOutIPs:   ranges,
-	annExcludeOutIPs:   ranges,
-	annIncludeInPorts:  ports,
-	annExcludeInPorts:  ports,
-	annIncludeOutPorts: ports,
-	annExcludeOutPorts: ports,
-	annStatusPort:      number(0, 65535),
-	annReadyDelay:      number(0, 1<<20),
-	annReadyPeriod:     number(0, 1<<20),
-	annReadyFailures:   number(1, 1<<20),
-	annRewrite:         boolean,
-	annNative:          boolean,
-	annMergeMetrics:    boolean,
-	annCPU:             quantity,
-	annCPULimit:        quantity,
-	annMemory:          quantity,
-	annMemoryLimit:     quantity,
-	annInterception:    oneOf("REDIRECT", "TPROXY", "NONE"),
-	annEngine:          oneOf(EngineCarrick, EngineEnvoy),
+	// These become flags of the init container, which reads them by the same code.
+	annIncludeOutIPs:   read(spec.ParseRangeSet),
+	annExcludeOutIPs:   read(spec.ParseRanges),
+	annIncludeInPorts:  read(spec.ParsePortSet),
+	annExcludeInPorts:  read(spec.ParsePorts),
+	annIncludeOutPorts: read(spec.ParsePorts),
+	annExcludeOutPorts: read(spec.ParsePorts),
+	annExcludeIfs:      read(spec.ParseInterfaces),
+	annKubevirtIfs:     read(spec.ParseInterfaces),
+	annRerouteVirtIfs:  read(spec.ParseInterfaces),
+
+	annLogLevel:          proxyLevel,
+	annComponentLogLevel: componentLevels,
+	annAgentLogLevel:     read(log.ParseLevel),
+	annStatusPort:        number(0, 65535),
+	annReadyDelay:        number(0, 1<<20),
+	annReadyPeriod:       number(0, 1<<20),
+	annReadyFailures:     number(1, 1<<20),
+	annRewrite:           boolean,
+	annNative:            boolean,
+	annMergeMetrics:      boolean,
+	annCPU:               quantity,
+	annCPULimit:          quantity,
+	annMemory:            quantity,
+	annMemoryLimit:       quantity,
+	annInterception:      oneOf("REDIRECT", "TPROXY", "NONE"),
+	annEngine:            oneOf(EngineCarrick, EngineEnvoy),
 }
 
-// checkAnnotations returns an error that names the first bad annotation (in no fixed order).
+// checkAnnotations returns an error that names the first bad annotation.
 func checkAnnotations(a map[string]string) error {
-	for name, v := range a {
+	for _, name := range slices.Sorted(maps.Keys(a)) {
 		if check := checks[name]; check != nil {
+			v := a[name]
 			if err := check(v); err != nil {
 				return fmt.Errorf("annotation %s: %q: %w", name, v, err)
 			}
@@ -89,25 +107,31 @@ func checkAnnotations(a map[string]string) error {
 	return nil
 }
 
-func ranges(v string) error {
-	if v == "*" || v == "" {
-		return nil
+// read makes a check of what reads the value later.
+func read[T any](parse func(string) (T, error)) func(string) error {
+	return func(v string) error {
+		_, err := parse(v)
+		return err
 	}
-	for _, s := range strings.Split(v, ",") {
-		if _, err := netip.ParsePrefix(strings.TrimSpace(s)); err != nil {
-			return fmt.Errorf("want * or comma-separated CIDRs such as 10.0.0.0/8")
-		}
-	}
-	return nil
 }
 
-func ports(v string) error {
-	if v == "*" || v == "" {
-		return nil
-	}
-	for _, s := range strings.Split(v, ",") {
-		if n, err := strconv.Atoi(strings.TrimSpace(s)); err != nil || n < 1 || n > 65535 {
-			return fmt.Errorf("want * or comma-separated ports from 1 to 65535")
+// proxyLevel is a level of the proxy's log, as Envoy names them.
+func proxyLevel(v string) error {
+	return oneOf("", "trace", "debug", "info", "warning", "warn", "error", "critical", "off")(v)
+}
+
+// componentLevels are Envoy's COMPONENT:LEVEL,….
+func componentLevels(v string) error {
+	for part := range strings.SplitSeq(v, ",") {
+		name, level, ok := strings.Cut(strings.TrimSpace(part), ":")
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		if !ok || name == "" {
+			return fmt.Errorf("want COMPONENT:LEVEL, comma-separated")
+		}
+		if err := proxyLevel(level); err != nil {
+			return err
 		}
 	}
 	return nil

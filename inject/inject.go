@@ -27,6 +27,8 @@ func Wanted(pod *corev1.Pod, namespace string, p Params) (bool, string) {
 	switch {
 	case pod.Spec.HostNetwork:
 		return false, "it uses the host's network"
+	case onWindows(&pod.Spec):
+		return false, "it runs on Windows, and the proxy runs on Linux"
 	case slices.Contains(systemNamespaces, namespace):
 		return false, "namespace " + namespace + " is never injected"
 	case injected(pod):
@@ -36,11 +38,10 @@ func Wanted(pod *corev1.Pod, namespace string, p Params) (bool, string) {
 	if !ok {
 		ask = pod.Annotations[annInject]
 	}
-	switch strings.ToLower(ask) {
-	case "true", "yes", "y", "on":
+	switch {
+	case says(ask):
 		return true, ""
-	case "":
-	default:
+	case ask != "":
 		return false, annInject + " is " + ask
 	}
 	if matches(p.NeverSelector, pod.Labels) {
@@ -53,6 +54,11 @@ func Wanted(pod *corev1.Pod, namespace string, p Params) (bool, string) {
 		return false, "injection is off for pods that do not ask for it"
 	}
 	return true, ""
+}
+
+// says reports whether a value of annotation or label sidecar.istio.io/inject asks for injection.
+func says(ask string) bool {
+	return slices.Contains([]string{"true", "yes", "y", "on"}, strings.ToLower(ask))
 }
 
 func matches(selectors []metav1.LabelSelector, of map[string]string) bool {
@@ -104,11 +110,15 @@ func injectFor(pod *corev1.Pod, namespace string, w Workload, p Params) (*corev1
 		return nil, err
 	}
 	p = p.withDefaults()
+	if err := p.check(); err != nil {
+		return nil, err
+	}
 	b := &builder{Params: p, namespace: namespace, workload: w, in: pod, ann: pod.Annotations}
 	var err error
 	if b.config, err = proxyConfig(p.ProxyConfig, pod.Annotations[annConfig]); err != nil {
 		return nil, fmt.Errorf("annotation %s: %w", annConfig, err)
 	}
+	b.annotateConfig()
 	builtIn, custom, err := p.Templates.chosen(pod.Annotations[annTemplates])
 	if err != nil {
 		return nil, fmt.Errorf("annotation %s: %w", annTemplates, err)
@@ -180,7 +190,11 @@ func (b *builder) build() (*corev1.Pod, error) {
 		}
 		overlays = append(overlays, c)
 	}
+	was := proxy.DeepCopy()
 	if err := overlayContainer(&proxy, overlays); err != nil {
+		return nil, err
+	}
+	if err := b.settle(&proxy, was, &out.Spec); err != nil {
 		return nil, err
 	}
 	if err := b.place(out, proxy, &st); err != nil {
@@ -248,7 +262,7 @@ func writeStatus(out *corev1.Pod, st status) error {
 // without a proxy it would cut them off.
 func (b *builder) place(out *corev1.Pod, proxy corev1.Container, st *status) error {
 	var inits []corev1.Container
-	if !b.gateway && !b.proxyless && b.interception() != "NONE" {
+	if b.redirects() {
 		c := b.redirect()
 		if err := overlayContainer(&c, b.overInit); err != nil {
 			return err

@@ -122,6 +122,9 @@ func injectObject(obj map[string]any, p Params, warn func(string)) (changed bool
 		warn(fmt.Sprintf("%s %s is not injected: %s", kind, name, why))
 		return false, nil
 	}
+	for _, n := range Notes(&pod, namespace, p) {
+		warn(fmt.Sprintf("%s %s: %s", kind, name, n))
+	}
 	w := Workload{APIVersion: version, Kind: kind, Name: name}
 	result, err := injectFor(&pod, namespace, w, p)
 	if err != nil {

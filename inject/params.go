@@ -61,6 +61,10 @@ type Params struct {
 	Privileged                                 bool
 	Resources, InitResources                   corev1.ResourceRequirements
 	Readiness                                  Readiness
+	StatusPort                                 int32 // 15020; MeshConfig and annotations come first
+	StartupFailures                            int32 // seconds that a proxy may take to start, 600; less than 0 is no startup probe
+	Lifecycle                                  *corev1.Lifecycle
+	Seccomp                                    *corev1.SeccompProfile
 
 	Templates Templates // see WithConfig
 
@@ -112,6 +116,13 @@ type values struct {
 			Privileged                      bool            `json:"privileged"`
 			HoldApplicationUntilProxyStarts *bool           `json:"holdApplicationUntilProxyStarts"`
 			Resources                       json.RawMessage `json:"resources"`
+			Lifecycle                       json.RawMessage `json:"lifecycle"`
+			SeccompProfile                  json.RawMessage `json:"seccompProfile"`
+			StatusPort                      int32           `json:"statusPort"`
+			StartupProbe                    struct {
+				Enabled          *bool `json:"enabled"`
+				FailureThreshold int32 `json:"failureThreshold"`
+			} `json:"startupProbe"`
 			Readiness
 		} `json:"proxy"`
 		ProxyInit struct {
@@ -152,7 +163,7 @@ func NewParams(mesh *meshconfig.MeshConfig, valuesJSON []byte, native bool) (Par
 		IncludeIPRanges: px.IncludeIPRanges, ExcludeIPRanges: px.ExcludeIPRanges,
 		IncludeInboundPorts: px.IncludeInboundPorts, ExcludeInboundPorts: px.ExcludeInboundPorts,
 		IncludeOutboundPorts: px.IncludeOutboundPorts, ExcludeOutboundPorts: px.ExcludeOutboundPorts,
-		Privileged: px.Privileged, Readiness: px.Readiness,
+		Privileged: px.Privileged, Readiness: px.Readiness, StatusPort: px.StatusPort, StartupFailures: px.StartupProbe.FailureThreshold,
 		mesh: mesh, values: valuesJSON,
 	}
 	if g.Tag != nil {
@@ -173,16 +184,25 @@ func NewParams(mesh *meshconfig.MeshConfig, valuesJSON []byte, native bool) (Par
 	if w.RewriteAppHTTPProbe != nil {
 		p.RewriteProbes = *w.RewriteAppHTTPProbe
 	}
+	if e := px.StartupProbe.Enabled; e != nil && !*e {
+		p.StartupFailures = -1
+	}
 	for _, r := range []struct {
 		name string
 		from json.RawMessage
-		to   *corev1.ResourceRequirements
-	}{{"proxy", px.Resources, &p.Resources}, {"proxy_init", g.ProxyInit.Resources, &p.InitResources}} {
-		if len(r.from) > 0 {
+		to   any
+	}{
+		{"proxy.resources", px.Resources, &p.Resources}, {"proxy_init.resources", g.ProxyInit.Resources, &p.InitResources},
+		{"proxy.lifecycle", px.Lifecycle, &p.Lifecycle}, {"proxy.seccompProfile", px.SeccompProfile, &p.Seccomp},
+	} {
+		if len(r.from) > 0 && string(r.from) != "{}" {
 			if err := json.Unmarshal(r.from, r.to); err != nil {
-				return Params{}, fmt.Errorf("values of the sidecar injector: global.%s.resources: %w", r.name, err)
+				return Params{}, fmt.Errorf("values of the sidecar injector: global.%s: %w", r.name, err)
 			}
 		}
+	}
+	if err := p.check(); err != nil {
+		return Params{}, err
 	}
 	if p.Engine != "" && p.Engine != EngineCarrick && p.Engine != EngineEnvoy {
 		return Params{}, fmt.Errorf("values of the sidecar injector: global.proxy.engine is %q, want %s or %s", p.Engine, EngineCarrick, EngineEnvoy)
@@ -221,12 +241,36 @@ func (p Params) withDefaults() Params {
 	for _, d := range []struct {
 		field *int32
 		value int32
-	}{{&p.Readiness.InitialDelaySeconds, 1}, {&p.Readiness.PeriodSeconds, 15}, {&p.Readiness.FailureThreshold, 4}} {
+	}{{&p.Readiness.InitialDelaySeconds, 1}, {&p.Readiness.PeriodSeconds, 15}, {&p.Readiness.FailureThreshold, 4}, {&p.StatusPort, 15020}, {&p.StartupFailures, 600}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
 	}
 	return p
+}
+
+// check refuses settings that the init container would refuse in every pod.
+func (p Params) check() error {
+	for _, v := range []struct {
+		name, value string
+		check       func(string) error
+	}{
+		{"includeIPRanges", p.IncludeIPRanges, checks[annIncludeOutIPs]}, {"excludeIPRanges", p.ExcludeIPRanges, checks[annExcludeOutIPs]},
+		{"includeInboundPorts", p.IncludeInboundPorts, checks[annIncludeInPorts]}, {"excludeInboundPorts", p.ExcludeInboundPorts, checks[annExcludeInPorts]},
+		{"includeOutboundPorts", p.IncludeOutboundPorts, checks[annIncludeOutPorts]}, {"excludeOutboundPorts", p.ExcludeOutboundPorts, checks[annExcludeOutPorts]},
+		{"logLevel", p.LogLevel, proxyLevel}, {"componentLogLevel", p.ComponentLogLevel, componentLevels},
+	} {
+		if err := v.check(v.value); err != nil {
+			return fmt.Errorf("values of the sidecar injector: global.proxy.%s: %q: %w", v.name, v.value, err)
+		}
+	}
+	if err := checks[annAgentLogLevel](p.AgentLogLevel); err != nil {
+		return fmt.Errorf("values of the sidecar injector: global.logging.level: %q: %w", p.AgentLogLevel, err)
+	}
+	if p.StatusPort < 0 || p.StatusPort > 65535 {
+		return fmt.Errorf("values of the sidecar injector: global.proxy.statusPort: %d is out of range (0-65535)", p.StatusPort)
+	}
+	return nil
 }
 
 // istiod is the control plane's host name.

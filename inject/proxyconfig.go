@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	"sigs.k8s.io/yaml"
 )
@@ -31,7 +32,34 @@ func proxyConfig(base *meshconfig.ProxyConfig, overlay string) (*meshconfig.Prox
 		return nil, fmt.Errorf("not a ProxyConfig: %w", err)
 	}
 	overlayMessage(out.ProtoReflect(), over.ProtoReflect())
-	return out, nil
+	return out, checkProxyConfig(out)
+}
+
+// checkProxyConfig refuses what the agent or the init container would refuse.
+func checkProxyConfig(c *meshconfig.ProxyConfig) error {
+	for _, p := range []struct {
+		field string
+		value int32
+	}{{"statusPort", c.GetStatusPort()}, {"proxyAdminPort", c.GetProxyAdminPort()}} {
+		if p.value < 0 || p.value > 65535 {
+			return fmt.Errorf("%s: %d is out of range (1-65535)", p.field, p.value)
+		}
+	}
+	if n := c.GetConcurrency().GetValue(); n < 0 {
+		return fmt.Errorf("concurrency: %d is less than 0", n)
+	}
+	for _, d := range []struct {
+		field string
+		value *durationpb.Duration
+	}{{"drainDuration", c.GetDrainDuration()}, {"terminationDrainDuration", c.GetTerminationDrainDuration()}} {
+		if d.value != nil && (!d.value.IsValid() || d.value.AsDuration() < 0) {
+			return fmt.Errorf("%s: %s is not a positive duration", d.field, d.value.AsDuration())
+		}
+	}
+	if c.GetProxyMetadata()["INVALID_DROP"] == "true" {
+		return fmt.Errorf("proxyMetadata.INVALID_DROP: it is not supported")
+	}
+	return nil
 }
 
 // overlayMessage sets in dst what src has. Unlike proto.Merge it replaces lists and

@@ -38,12 +38,15 @@ type builder struct {
 	gateway   bool
 	proxyless bool
 	native    bool
+
+	uid, gid int64  // of the proxy, once overrides have been laid over it
+	mode     string // of interception, likewise
 }
 
 func (b *builder) statusPort() int32 {
 	port := b.config.GetStatusPort()
 	if port == 0 {
-		port = 15020
+		port = b.StatusPort
 	}
 	return count(b.ann, annStatusPort, port)
 }
@@ -70,8 +73,8 @@ func (b *builder) redirect() corev1.Container {
 		"init",
 		"-p", "15001",
 		"-z", "15006",
-		"-u", "1337",
-		"-m", b.interception(),
+		"-u", fmt.Sprint(b.uid),
+		"-m", b.mode,
 		"-i", text(b.ann, annIncludeOutIPs, b.IncludeIPRanges),
 		"-x", text(b.ann, annExcludeOutIPs, b.ExcludeIPRanges),
 		"-b", text(b.ann, annIncludeInPorts, b.IncludeInboundPorts),
@@ -86,6 +89,9 @@ func (b *builder) redirect() corev1.Container {
 		if o.value != "" {
 			args = append(args, o.flag, o.value)
 		}
+	}
+	if b.gid != b.uid {
+		args = append(args, "-g", fmt.Sprint(b.gid))
 	}
 	args = append(args, "--log_output_level="+text(b.ann, annAgentLogLevel, b.AgentLogLevel))
 	c := corev1.Container{
@@ -184,6 +190,7 @@ func (b *builder) proxy() (corev1.Container, error) {
 			RunAsUser:                ptr.To[int64](proxyUID),
 			RunAsGroup:               ptr.To[int64](proxyUID),
 			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			SeccompProfile:           b.Seccomp.DeepCopy(),
 		},
 	}
 	if !b.proxyless {
@@ -213,13 +220,21 @@ func (b *builder) probes(c *corev1.Container) {
 		}
 		// Ten minutes to become ready; as long, nothing behind a native proxy starts, and
 		// readiness is asked every second in place of every 15.
-		c.StartupProbe = &corev1.Probe{ProbeHandler: ready(), PeriodSeconds: 1, TimeoutSeconds: 3, FailureThreshold: 600}
+		if b.StartupFailures > 0 {
+			c.StartupProbe = &corev1.Probe{ProbeHandler: ready(), PeriodSeconds: 1, TimeoutSeconds: 3, FailureThreshold: b.StartupFailures}
+		}
 	}
 	if b.native {
 		c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
 	}
+	c.Lifecycle = b.Lifecycle.DeepCopy()
 	if b.hold() {
-		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: wait}}}
+		if c.Lifecycle == nil {
+			c.Lifecycle = &corev1.Lifecycle{}
+		}
+		if c.Lifecycle.PostStart == nil {
+			c.Lifecycle.PostStart = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: wait}}
+		}
 	}
 }
 
@@ -305,7 +320,12 @@ func (b *builder) env() ([]corev1.EnvVar, error) {
 		env = append(env, corev1.EnvVar{Name: "ISTIO_META_NETWORK", Value: b.network})
 	}
 	for _, k := range slices.Sorted(maps.Keys(b.config.GetProxyMetadata())) {
-		env = append(env, corev1.EnvVar{Name: k, Value: b.config.ProxyMetadata[k]})
+		e := corev1.EnvVar{Name: k, Value: b.config.ProxyMetadata[k]}
+		if i := slices.IndexFunc(env, func(x corev1.EnvVar) bool { return x.Name == k }); i >= 0 {
+			env[i] = e
+		} else {
+			env = append(env, e)
+		}
 	}
 	return env, nil
 }

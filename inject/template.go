@@ -217,6 +217,9 @@ func merge[T any](base *T, over any, kind T) error {
 	if err != nil {
 		return fmt.Errorf("encoding: %w", err)
 	}
+	if old, err = untangle(old, patch); err != nil {
+		return err
+	}
 	merged, err := strategicpatch.StrategicMergePatch(old, patch, kind)
 	if err != nil {
 		return err

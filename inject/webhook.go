@@ -91,7 +91,10 @@ func pathParams(p Params, path string) (Params, error) {
 
 func answer(req *admissionv1.AdmissionRequest, p Params, log *slog.Logger) (*admissionv1.AdmissionResponse, string) {
 	resp := &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
-	ops, name, err := review(req, p)
+	ops, name, notes, err := review(req, p)
+	for _, n := range notes {
+		resp.Warnings = append(resp.Warnings, "sidecar injection: "+n)
+	}
 	switch {
 	case err != nil:
 		// Without its proxy the pod would be outside the mesh, in plaintext: refused.
@@ -113,24 +116,25 @@ func answer(req *admissionv1.AdmissionRequest, p Params, log *slog.Logger) (*adm
 	return resp, "success"
 }
 
-func review(req *admissionv1.AdmissionRequest, p Params) (ops []operation, name string, err error) {
+func review(req *admissionv1.AdmissionRequest, p Params) (ops []operation, name string, notes []string, err error) {
 	switch req.Kind.Kind {
 	case "Pod", "", "AdmissionRequest": // the last is what istioctl kube-inject calls the pod
 	default:
-		return nil, "", fmt.Errorf("kind %s, want Pod", req.Kind.Kind)
+		return nil, "", nil, fmt.Errorf("kind %s, want Pod", req.Kind.Kind)
 	}
 	var pod corev1.Pod
 	if err := json.Unmarshal(req.Object.Raw, &pod); err != nil {
-		return nil, "", fmt.Errorf("reading the pod: %w", err)
+		return nil, "", nil, fmt.Errorf("reading the pod: %w", err)
 	}
 	name = or(pod.Name, pod.GenerateName)
 	out, err := Inject(&pod, req.Namespace, p)
 	if err != nil {
-		return nil, name, err
+		return nil, name, nil, err
 	}
+	notes = Notes(&pod, or(pod.Namespace, req.Namespace), p)
 	if out == &pod {
-		return nil, name, nil
+		return nil, name, notes, nil
 	}
 	ops, err = jsonPatch(&pod, out)
-	return ops, name, err
+	return ops, name, notes, err
 }

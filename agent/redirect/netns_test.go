@@ -19,6 +19,8 @@ import (
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrick-mesh/carrick/agent/redirect/spec"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -316,7 +318,7 @@ func TestSelections(t *testing.T) {
 	apply(func(c *Config) {
 		c.OutboundRanges.All, c.OutboundRanges.List = false, []netip.Prefix{netip.MustParsePrefix("10.99.0.7/32"), netip.MustParsePrefix("fd99::/125")}
 		c.OutboundPorts = []uint16{3306}
-		c.Inbound = Ports{List: []uint16{8080}}
+		c.Inbound = spec.Ports{List: []uint16{8080}}
 	})
 	p.expect("included range", to(p.in, app, "10.99.0.7:80"), "15001")
 	p.expect("included IPv6 range", to(p.in, app, "[fd99::7]:80"), "15001")
@@ -333,7 +335,7 @@ func TestSelections(t *testing.T) {
 	p.expect("beside it", to(p.in, app, "10.99.0.7:80"), "15001")
 	p.expect("excluded group", to(p.in, 4242, "10.99.0.7:80"), "80")
 
-	apply(func(c *Config) { c.OutboundGroups = Groups{List: []uint32{4242, 4243}} })
+	apply(func(c *Config) { c.OutboundGroups = spec.Groups{List: []uint32{4242, 4243}} })
 	p.expect("included group", to(p.in, 4243, worldIP+":80"), "15001")
 	p.expect("no group of those", to(p.in, app, worldIP+":80"), "80")
 
@@ -344,7 +346,7 @@ func TestSelections(t *testing.T) {
 	apply(func(c *Config) { c.VirtualInterfaces = []string{"eth0"} })
 	p.expect("virtual interface", to(p.out, 0, podIP+":8080"), "15001")
 
-	apply(func(c *Config) { c.OutboundRanges, c.Inbound = Ranges{}, Ports{} })
+	apply(func(c *Config) { c.OutboundRanges, c.Inbound = spec.Ranges{}, spec.Ports{} })
 	p.expect("nothing, out", to(p.in, app, worldIP+":80"), "80")
 	p.expect("nothing, in", to(p.out, 0, podIP+":8080"), "8080")
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/carrick-mesh/carrick/agent/redirect/spec"
 )
 
 var update = flag.Bool("update", false, "write testdata anew")
@@ -36,21 +38,21 @@ func everything() Config {
 	c := Default()
 	c.UIDs = []uint32{1337, 1338}
 	c.ExcludeInboundPorts = []uint16{15020, 9000}
-	c.OutboundRanges = Ranges{List: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/61"), netip.MustParsePrefix("127.0.0.5/32")}}
+	c.OutboundRanges = spec.Ranges{List: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/61"), netip.MustParsePrefix("127.0.0.5/32")}}
 	c.ExcludeOutboundRanges = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/17"), netip.MustParsePrefix("fd00:1::/64")}
 	c.OutboundPorts = []uint16{8443}
 	c.ExcludeOutboundPorts = []uint16{3306, 27017}
 	c.ExcludeInterfaces = []string{"eth1"}
 	c.VirtualInterfaces = []string{"tap0"}
-	c.OutboundGroups = Groups{List: []uint32{100, 200}}
+	c.OutboundGroups = spec.Groups{List: []uint32{100, 200}}
 	return c
 }
 
 func TestText(t *testing.T) {
 	none := Default()
-	none.Inbound, none.OutboundRanges = Ports{}, Ranges{}
+	none.Inbound, none.OutboundRanges = spec.Ports{}, spec.Ranges{}
 	some := Default()
-	some.Inbound, some.ExcludeOutboundGroups = Ports{List: []uint16{80, 15090}}, []uint32{7}
+	some.Inbound, some.ExcludeOutboundGroups = spec.Ports{List: []uint16{80, 15090}}, []uint32{7}
 	for name, c := range map[string]Config{"default": Default(), "everything": everything(), "none": none, "some": some} {
 		text, err := Text(c)
 		if err != nil {
@@ -78,30 +80,30 @@ func TestRefused(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	if got, err := ParsePortSet(" * "); err != nil || !got.All {
-		t.Errorf("ParsePortSet(*) = %v, %v", got, err)
+	if got, err := spec.ParsePortSet(" * "); err != nil || !got.All {
+		t.Errorf("spec.ParsePortSet(*) = %v, %v", got, err)
 	}
-	if got, err := ParsePortSet("80, 8080,"); err != nil || got.All || !cmp.Equal(got.List, []uint16{80, 8080}) {
+	if got, err := spec.ParsePortSet("80, 8080,"); err != nil || got.All || !cmp.Equal(got.List, []uint16{80, 8080}) {
 		t.Errorf("ParsePortSet = %v, %v", got, err)
 	}
-	if got, err := ParseRangeSet("10.1.2.3/8,fd00::/8"); err != nil || len(got.List) != 2 || got.List[0].String() != "10.0.0.0/8" {
+	if got, err := spec.ParseRangeSet("10.1.2.3/8,fd00::/8"); err != nil || len(got.List) != 2 || got.List[0].String() != "10.0.0.0/8" {
 		t.Errorf("ParseRangeSet = %v, %v", got, err)
 	}
-	if got, err := ParseIDs("1337,proxy", func(string) (string, error) { return "13", nil }); err != nil || !cmp.Equal(got, []uint32{1337, 13}) {
+	if got, err := spec.ParseIDs("1337,proxy", func(string) (string, error) { return "13", nil }); err != nil || !cmp.Equal(got, []uint32{1337, 13}) {
 		t.Errorf("ParseIDs = %v, %v", got, err)
 	}
 	for _, bad := range []string{"http", "0", "65536", "-1", "80 81"} {
-		if got, err := ParsePorts(bad); err == nil {
-			t.Errorf("ParsePorts(%q) = %v, want an error", bad, got)
+		if got, err := spec.ParsePorts(bad); err == nil {
+			t.Errorf("spec.ParsePorts(%q) = %v, want an error", bad, got)
 		}
 	}
 	for _, bad := range []string{"10.0.0.1", "10.0.0.0/33", "example.org", "::ffff:10.0.0.0/104"} {
-		if got, err := ParseRanges(bad); err == nil {
-			t.Errorf("ParseRanges(%q) = %v, want an error", bad, got)
+		if got, err := spec.ParseRanges(bad); err == nil {
+			t.Errorf("spec.ParseRanges(%q) = %v, want an error", bad, got)
 		}
 	}
-	if got, err := ParseIDs("nobody", nil); err == nil {
-		t.Errorf("ParseIDs(nobody) = %v, want an error", got)
+	if got, err := spec.ParseIDs("nobody", nil); err == nil {
+		t.Errorf("spec.ParseIDs(nobody) = %v, want an error", got)
 	}
 }
 
@@ -110,13 +112,13 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		c := Default()
 		var err error
-		if c.Inbound, err = ParsePortSet(s); err != nil {
-			c.Inbound = Ports{}
+		if c.Inbound, err = spec.ParsePortSet(s); err != nil {
+			c.Inbound = spec.Ports{}
 		}
-		if c.OutboundRanges, err = ParseRangeSet(s); err != nil {
-			c.OutboundRanges = Ranges{}
+		if c.OutboundRanges, err = spec.ParseRangeSet(s); err != nil {
+			c.OutboundRanges = spec.Ranges{}
 		}
-		c.ExcludeInterfaces = ParseNames(s)
+		c.ExcludeInterfaces, _ = spec.ParseInterfaces(s)
 		text, err := Text(c)
 		if err == nil && strings.Count(text, "{") != 6 {
 			t.Errorf("%q breaks out of its rule:\n%s", s, text)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/carrick-mesh/carrick/agent/redirect"
+	"github.com/carrick-mesh/carrick/agent/redirect/spec"
 )
 
 // runInit is the verb init: what the init container of a pod does, with the flags of Istio's
@@ -105,28 +106,31 @@ func redirectOptions(e environment, args []string) (c redirect.Config, o initOpt
 		return uint16(n)
 	}
 	c.ProxyPort, c.InboundPort, c.TunnelPort = port("-p", *proxy), port("-z", *inbound), port("-e", *tunnel)
-	c.UIDs, err = redirect.ParseIDs(*uids, userID)
+	c.UIDs, err = spec.ParseIDs(*uids, userID)
 	failed("-u", err)
-	c.GIDs, err = redirect.ParseIDs(*gids, groupID)
+	c.GIDs, err = spec.ParseIDs(*gids, groupID)
 	failed("-g", err)
-	c.Inbound, err = redirect.ParsePortSet(*inPorts)
+	c.Inbound, err = spec.ParsePortSet(*inPorts)
 	failed("-b", err)
-	c.ExcludeInboundPorts, err = redirect.ParsePorts(*notIn)
+	c.ExcludeInboundPorts, err = spec.ParsePorts(*notIn)
 	failed("-d", err)
-	c.OutboundRanges, err = redirect.ParseRangeSet(*ranges)
+	c.OutboundRanges, err = spec.ParseRangeSet(*ranges)
 	failed("-i", err)
-	c.ExcludeOutboundRanges, err = redirect.ParseRanges(*notRanges)
+	c.ExcludeOutboundRanges, err = spec.ParseRanges(*notRanges)
 	failed("-x", err)
-	c.OutboundPorts, err = redirect.ParsePorts(*outPorts)
+	c.OutboundPorts, err = spec.ParsePorts(*outPorts)
 	failed("-q", err)
-	c.ExcludeOutboundPorts, err = redirect.ParsePorts(*notOut)
+	c.ExcludeOutboundPorts, err = spec.ParsePorts(*notOut)
 	failed("-o", err)
-	c.ExcludeInterfaces, c.VirtualInterfaces = redirect.ParseNames(*notIfs), redirect.ParseNames(*virtual)
+	c.ExcludeInterfaces, err = spec.ParseInterfaces(*notIfs)
+	failed("-c", err)
+	c.VirtualInterfaces, err = spec.ParseInterfaces(*virtual)
+	failed("-k", err)
 	if c.OutboundGroups.All = *groups == "*"; !c.OutboundGroups.All {
-		c.OutboundGroups.List, err = redirect.ParseIDs(*groups, groupID)
+		c.OutboundGroups.List, err = spec.ParseIDs(*groups, groupID)
 		failed("--outbound-owner-groups", err)
 	}
-	c.ExcludeOutboundGroups, err = redirect.ParseIDs(*notGroups, groupID)
+	c.ExcludeOutboundGroups, err = spec.ParseIDs(*notGroups, groupID)
 	failed("--outbound-owner-groups-exclude", err)
 	if *mode != "REDIRECT" && *mode != "" {
 		failed("-m", fmt.Errorf("mode %q is not supported; use REDIRECT (annotation sidecar.istio.io/interceptionMode)", *mode))
