@@ -54,6 +54,7 @@ type Options struct {
 	RSABits   int           // of the key; 0: ECDSA P-256
 
 	Concurrency    int    // worker threads; 0: Config.Concurrency, then 2 for a sidecar and one per CPU for a gateway
+	Memory         int64  // bytes that the built-in proxy may hold for connections and requests; 0: its default
 	ProxyLogLevel  string // of Envoy; "warning"
 	ProxyLogParts  string // levels of Envoy's components; "misc:error"
 	HealthPort     int    // 15021

@@ -121,7 +121,7 @@ func runEnvoy(ctx context.Context, e environment, args []string) error {
 		o.concurrency = runtime.NumCPU()
 	}
 	runtime.GOMAXPROCS(o.concurrency + 1) // a loop holds on to its processor while it is busy
-	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Logger: log})
+	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Memory: half(machine), Logger: log})
 	if err != nil {
 		return fmt.Errorf("the proxy: %w", err)
 	}
@@ -130,6 +130,7 @@ func runEnvoy(ctx context.Context, e environment, args []string) error {
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
+	go giveBack(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	started := time.Now()
 	if boot.Admin.IsValid() {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -60,4 +63,34 @@ func allocated() uint64 {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64()
+}
+
+// machine is the root of the files that say how much memory there is.
+const machine = "/"
+
+// half returns half of the memory that this process may use: what its control group allows, else what
+// the machine has; 0 if neither is known. The other half is the garbage collector's and the configuration's.
+func half(root string) int64 {
+	least := int64(0)
+	for _, f := range []string{"sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		b, err := os.ReadFile(root + f)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 { // or "max"
+			least = n
+		}
+	}
+	b, err := os.ReadFile(root + "proc/meminfo")
+	if err != nil {
+		return least / 2
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
+			if n, err := strconv.ParseInt(f[1], 10, 64); err == nil && (least == 0 || n<<10 < least) {
+				least = n << 10
+			}
+		}
+	}
+	return least / 2
 }

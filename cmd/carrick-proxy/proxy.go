@@ -82,6 +82,7 @@ func proxyOptions(e environment, args []string, dir string) (agent.Options, erro
 	}
 	o.Version = version
 	o.CAAddress = e.getenv("CA_ADDR")
+	o.Memory = half(machine)
 	o.Concurrency = *concurrency
 	if o.Concurrency == 0 && o.Config.Concurrency == nil && o.Router {
 		o.Concurrency, _ = strconv.Atoi(e.getenv("ISTIO_CPU_LIMIT")) // absent or 0: one per CPU
