@@ -140,7 +140,7 @@ func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 	r.Action = a
 	x := w.newStream(s.d, nobody{})
 	x.snap, x.route, x.cl, x.clusterName = s.snap, &r, c, c.cfg.Name
-	x.shadow = true
+	x.shadow, x.keep = true, false // once
 	x.req.CopyFrom(&s.req)
 	if !m.KeepHost {
 		host, port, ok := splitPort(x.req.Pseudo(header.Authority))

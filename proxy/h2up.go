@@ -40,7 +40,7 @@ func (p *pool) beginH2(c *conn, st *tlsState) *h2Up {
 	o := &p.h.cluster.cfg.HTTP
 	u.h2 = http2.NewClient(http2.Options{
 		StreamWindow:     min(max(o.HTTP2.StreamWindow, 1<<16), 1<<20),
-		ConnectionWindow: min(max(o.HTTP2.ConnectionWindow, 1<<16), 16<<20),
+		ConnectionWindow: min(max(o.HTTP2.ConnectionWindow, 1<<16), 4<<20), // the most that slow clients' answers take
 		HeaderTable:      o.HTTP2.HeaderTable,
 		MaxHeaders:       o.MaxHeaders,
 		Buffer:           p.w.buf,

@@ -274,8 +274,8 @@ func (c *Conn) feed(b []byte) *ConnError {
 			if err != nil {
 				return err
 			}
-			if b = b[n:]; !c.pause(b) {
-				c.in = append(c.in, b...)
+			if b = b[n:]; len(b) > 0 && !c.pause(b) {
+				c.in = append(c.o.Buffer(), b...)
 			}
 			return nil
 		}
@@ -298,10 +298,7 @@ func (c *Conn) feed(b []byte) *ConnError {
 			if _, err := c.frames(in); err != nil {
 				return err
 			}
-			c.in = in[:0]
-			if cap(in) > 2*maxFrame {
-				c.in = nil
-			}
+			c.o.Recycle(in) // a connection at rest keeps none
 		}
 	}
 	return nil
