@@ -71,7 +71,8 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	runtime.GOMAXPROCS(loops + 1) // a loop holds on to its processor while it is busy
 	store := stats.NewStore(loops, stats.Local(localWorkload(o.Pod, n.Metadata)))
 	files := newFiles(o.Logger)
-	px, err := proxy.New(proxy.Options{Concurrency: loops, Memory: o.Memory, Secrets: &workloadSecrets{certs: certs, files: files}, Stats: store, Logger: o.Logger})
+	px, err := proxy.New(proxy.Options{Concurrency: loops, Memory: o.Memory, Secrets: &workloadSecrets{certs: certs, files: files}, Stats: store, Logger: o.Logger,
+		DrainTime: time.Duration(o.Config.TerminationDrainDuration)})
 	if err != nil {
 		return nil, fmt.Errorf("the proxy: %w", err)
 	}

@@ -184,7 +184,7 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 		return nil, err
 	}
 	var mu sync.Mutex
-	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace})
+	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace, Check: compile.Trial})
 	said := map[mesh.Key][]mesh.Finding{}
 	sink := kube.Sink{
 		Events:   func(es []mesh.Event) { mu.Lock(); defer mu.Unlock(); snap = snap.Apply(es...) },
@@ -280,7 +280,7 @@ func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Eve
 // alone checks objects of files by themselves.
 func alone(objects []*unstructured.Unstructured) []message {
 	es, bad := decode(objects, "file")
-	s := mesh.New(mesh.Settings{Cluster: "file"}).Apply(es...)
+	s := mesh.New(mesh.Settings{Cluster: "file", Check: compile.Trial}).Apply(es...)
 	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", s.WithoutEffect())...)
 }
 

@@ -144,15 +144,30 @@ func buildClusters(r clusterRow, v clusterView) (m made) {
 			continue
 		}
 		for _, subset := range subsetsOf(r.rule) {
-			c := r.cluster(v, part, p, subset)
-			m.resources = append(m.resources, newResource(c.Name, c))
+			m.add(r, subset, func(r clusterRow) *clusterv3.Cluster { return r.cluster(v, part, p, subset) })
 			if v.sni && part.Type != mesh.ExternalName {
-				c := r.sniCluster(v, part, p, subset)
-				m.resources = append(m.resources, newResource(c.Name, c))
+				m.add(r, subset, func(r clusterRow) *clusterv3.Cluster { return r.sniCluster(v, part, p, subset) })
 			}
 		}
 	}
 	return m
+}
+
+// add adds a cluster that proxies take: one that they would refuse for what its rule says is made without the
+// rule if it is the whole host's, and left out if it is a subset's.
+func (m *made) add(r clusterRow, subset *networking.Subset, build func(clusterRow) *clusterv3.Cluster) {
+	c := build(r)
+	if r.rule != nil {
+		if err := refusal(c); err != nil {
+			m.faults.add(r.rule.Key(), err)
+			if subset != nil {
+				return
+			}
+			r.choice = choice{}
+			c = build(r)
+		}
+	}
+	m.resources = append(m.resources, newResource(c.Name, c))
 }
 
 // cluster returns the cluster of one port and subset (nil is the whole) of a host.

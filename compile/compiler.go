@@ -22,6 +22,7 @@ type Compiler struct {
 	routes    kind[routeRow, routeView]
 	workloads workloads
 	lists     map[listKey]*resource.List
+	faults    faults // of the last pass
 }
 
 // New returns a Compiler that remembers nothing yet.
@@ -64,6 +65,12 @@ func (c *Compiler) Pass(s *mesh.Snapshot, proxies []Proxy) []Bundle {
 		routes = c.routes.pass(s, from, clients, viewsOf(s, proxies, facts, toRouteView))
 	})
 	kinds.Wait()
+	c.faults = nil
+	for i, w := range facts {
+		for _, f := range []faults{clusters[i].faults, listeners[i].faults, routes[i].faults, w.faults} {
+			c.faults = append(c.faults, f...)
+		}
+	}
 	c.leaves = s.Leaves()
 
 	last := c.lists

@@ -27,7 +27,7 @@ func (g *gateway) build() *workload {
 	}
 	var listeners, routes []*resource.Resource
 	for at, servers := range byAddress {
-		l, tables := g.listener(at, servers)
+		l, tables := g.listener(at, servers, &w.faults)
 		if l == nil {
 			continue
 		}
@@ -43,7 +43,7 @@ func (g *gateway) build() *workload {
 
 // listener returns the listener of one address and the route tables that it asks for, or nil if the port only
 // passes through.
-func (g *gateway) listener(at listenAddress, servers []*server) (*listenerv3.Listener, []*routev3.RouteConfiguration) {
+func (g *gateway) listener(at listenAddress, servers []*server, f *faults) (*listenerv3.Listener, []*routev3.RouteConfiguration) {
 	if slices.ContainsFunc(servers, (*server).isPassthrough) {
 		return nil, nil // the listener is the aggregate of all that is exposed
 	}
@@ -52,17 +52,18 @@ func (g *gateway) listener(at listenAddress, servers []*server) (*listenerv3.Lis
 		Name: name, Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
 		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: g.http.log.accessLogs(true),
 	}
-	chains := chainSet{l: l, taken: map[string]bool{}}
+	chains := chainSet{l: l, taken: map[string]bool{}, faults: f}
 	var plain []*server
 	var tables []*routev3.RouteConfiguration
 	for _, s := range servers {
+		chains.about = s.gateway.Key()
 		switch proto := s.protocol(); {
 		case proto.IsHTTP():
 			plain = append(plain, s)
 		case proto == mesh.HTTPS && terminates(s.GetTls()):
 			m := g.connectionManager(name, s.routeName())
 			if chains.add(s.serverNames(), httpChain(m), g.downstreamTLS(s.GetTls(), true)) {
-				tables = append(tables, g.table(s.routeName(), []*server{s}))
+				tables = append(tables, g.table(s.routeName(), []*server{s}, f))
 			}
 		case proto.IsTLS() && terminates(s.GetTls()):
 			if to, limits, ok := g.tcpRoute(s); ok {
@@ -77,7 +78,8 @@ func (g *gateway) listener(at listenAddress, servers []*server) (*listenerv3.Lis
 		}
 	}
 	if len(plain) > 0 {
-		table := g.table(at.routeName(), plain)
+		table := g.table(at.routeName(), plain, f)
+		chains.about = plain[0].gateway.Key()
 		if chains.add(nil, httpChain(g.connectionManager(name, table.Name)), nil) {
 			tables = append(tables, table)
 		}
@@ -98,11 +100,14 @@ func terminates(t *networking.ServerTLSSettings) bool {
 
 // chainSet is the filter chains of a listener, no two of which may be for the same connections.
 type chainSet struct {
-	l     *listenerv3.Listener
-	taken map[string]bool
+	l      *listenerv3.Listener
+	taken  map[string]bool
+	about  mesh.Key // the object that the next chain is for
+	faults *faults
 }
 
-// add adds a chain for server names (none: all), those left out that another chain has.
+// add adds a chain for server names (none: all), those left out that another chain has. One that proxies would
+// refuse the listener for is left out.
 func (c *chainSet) add(names []string, filters []*listenerv3.Filter, tls *core.TransportSocket) bool {
 	key := func(name string) string { return name + "/" + strconv.FormatBool(tls != nil || len(names) > 0) }
 	if len(names) == 0 {
@@ -122,6 +127,18 @@ func (c *chainSet) add(names []string, filters []*listenerv3.Filter, tls *core.T
 		return false
 	}
 	chain := &listenerv3.FilterChain{Filters: filters, TransportSocket: tls, TransportSocketConnectTimeout: seconds(15)}
+	chain.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: free}
+	if err := refusal(chain); err != nil {
+		c.faults.add(c.about, err)
+		for _, n := range free {
+			delete(c.taken, key(n))
+		}
+		if len(names) == 0 {
+			delete(c.taken, key(""))
+		}
+		return false
+	}
+	chain.FilterChainMatch = nil
 	if tls != nil || len(free) > 0 {
 		chain.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: free, TransportProtocol: "tls"}
 		if len(c.l.ListenerFilters) == 0 {
@@ -153,7 +170,7 @@ func (g *gateway) connectionManager(listener, routes string) *hcmv3.HttpConnecti
 }
 
 // table returns the routes of servers that share one: a virtual host for each host.
-func (g *gateway) table(name string, servers []*server) *routev3.RouteConfiguration {
+func (g *gateway) table(name string, servers []*server, f *faults) *routev3.RouteConfiguration {
 	t := routeTable(name)
 	t.IgnorePortInHostMatching = true
 	byHost := map[string]*routev3.VirtualHost{}
@@ -176,6 +193,10 @@ func (g *gateway) table(name string, servers []*server) *routev3.RouteConfigurat
 				continue
 			}
 			routes := g.routes(s, b)
+			if err := firstRefusal(routes); err != nil {
+				f.add(b.Key(), err)
+				continue
+			}
 			for _, name := range b.hosts {
 				h := host(s, name)
 				h.Routes = appendRoutes(h.Routes, routes)
@@ -278,6 +299,7 @@ func (b *binding) spread(routes []*networking.RouteDestination, s *server) (to [
 // sniChains adds a chain for each TLS route of a server that passes TLS through.
 func (g *gateway) sniChains(chains *chainSet, s *server) {
 	for _, b := range s.services {
+		chains.about = b.Key()
 		for _, r := range b.Spec.GetTls() {
 			for _, m := range r.GetMatch() {
 				if m.GetPort() != 0 && m.GetPort() != s.GetPort().GetNumber() || !s.named(m.GetGateways(), b.Namespace) {

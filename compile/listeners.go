@@ -12,7 +12,6 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/mesh"
-	"github.com/carrick-mesh/carrick/resource"
 )
 
 // listenerRow is what the outbound listeners of a host depend on. A host that is not a Service has none of them but
@@ -134,11 +133,12 @@ func buildListeners(r listenerRow, v listenerView) (m made) {
 		case part.Cluster != v.cluster:
 			// Its addresses are of another cluster, and may be another service's here.
 		case part.Headless:
-			m.fragments = append(m.fragments, r.headless(v, p)...)
+			m.fragments = append(m.fragments, r.headless(v, p, &m.faults)...)
 		default:
 			for _, ip := range part.ClusterIPs {
 				if hasFamily(ip, v.families) {
-					m.resources = append(m.resources, r.listener(v, p, ip))
+					l := r.taken(v, p, ip, p.Number, &m.faults)
+					m.resources = append(m.resources, newResource(l.Name, l))
 				}
 			}
 		}
@@ -156,7 +156,7 @@ var ownPorts = []uint16{15001, 15006, 15021, 15090}
 
 // headless returns a listener for each pod of the proxy's own network: clients connect to these. Several
 // services may have the same pods; the first holds.
-func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (fs []fragment) {
+func (r listenerRow) headless(v listenerView, p mesh.ServicePort, f *faults) (fs []fragment) {
 	if r.eps == nil {
 		return nil
 	}
@@ -167,15 +167,24 @@ func (r listenerRow) headless(v listenerView, p mesh.ServicePort) (fs []fragment
 			continue
 		}
 		seen[ip] = true
-		l := r.listenerOf(v, p, ip, e.Port) // a client that resolves a pod connects to where it listens
+		l := r.taken(v, p, ip, e.Port, f) // a client that resolves a pod connects to where it listens
 		fs = append(fs, fragment{group: l.Name, bytes: encode(l), whole: true})
 	}
 	return fs
 }
 
-func (r listenerRow) listener(v listenerView, p mesh.ServicePort, ip string) *resource.Resource {
-	l := r.listenerOf(v, p, ip, p.Number)
-	return newResource(l.Name, l)
+// taken returns the listener that proxies take: without the routes that they would refuse.
+func (r listenerRow) taken(v listenerView, p mesh.ServicePort, ip string, port uint16, f *faults) *listenerv3.Listener {
+	l := r.listenerOf(v, p, ip, port)
+	if r.route == nil {
+		return l
+	}
+	if err := refusal(l); err != nil {
+		f.add(r.route.Key(), err)
+		r.route = nil
+		l = r.listenerOf(v, p, ip, port)
+	}
+	return l
 }
 
 // listenerOf returns the listener of one address of a service whose port is not known to speak HTTP.

@@ -35,11 +35,16 @@ func (r listenerRow) passthroughChains(v listenerView, part *mesh.Service) (m ma
 			}
 			for _, subset := range subsetsOf(r.rule) {
 				sni := sniName(p.Number, subset.GetName(), r.svc.Host)
-				f.bytes = append(f.bytes, field(filterChainsField, &listenerv3.FilterChain{
+				chain := &listenerv3.FilterChain{
 					FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: []string{sni}, ApplicationProtocols: alpn},
 					Filters:                       v.http.tcpWithin(r.limits(v, subset, p), sni, weighted{sni, 1}),
 					TransportSocketConnectTimeout: seconds(15),
-				})...)
+				}
+				if err := refusal(chain.FilterChainMatch); subset != nil && err != nil {
+					m.faults.add(r.rule.Key(), err)
+					continue
+				}
+				f.bytes = append(f.bytes, field(filterChainsField, chain)...)
 			}
 		}
 		if len(f.bytes) > 0 {

@@ -91,6 +91,7 @@ type (
 	made struct {
 		resources []*resource.Resource
 		fragments []fragment
+		faults    faults
 	}
 	// fragment is one row's share of the resource called group: encoded fields, which one after another
 	// are the resource's encoding. Or, if whole, it is all of that resource, and holds unless a host
@@ -104,6 +105,7 @@ type (
 	part struct {
 		resources *resource.Part
 		groups    []group // in the order of name
+		faults    faults
 	}
 	// group is the fragments of one chunk for one resource.
 	group struct {
@@ -123,6 +125,7 @@ type (
 		parts     []*part
 		leaves    []*resource.Part // theirs
 		aggregate *resource.Part   // the resources made of groups
+		faults    faults
 	}
 )
 
@@ -258,6 +261,7 @@ func (k *kind[R, V]) list(sc, was *scope[R, V], kept []int, v V) *list {
 			l.parts[i] = k.part(ch, k.narrow(v, ch.need))
 		}
 		l.leaves = append(l.leaves, l.parts[i].resources)
+		l.faults = append(l.faults, l.parts[i].faults...)
 	}
 	l.aggregate = k.aggregates(l.parts, old, v)
 	sc.lists[v] = l
@@ -281,6 +285,7 @@ func (k *kind[R, V]) part(ch *chunk[R, V], v V) *part {
 		}
 		p.resources.Resources = append(p.resources.Resources, m.resources...)
 		fragments = append(fragments, m.fragments...)
+		p.faults = append(p.faults, m.faults...)
 	}
 	slices.SortStableFunc(fragments, func(a, b fragment) int { return strings.Compare(a.group, b.group) })
 	for len(fragments) > 0 {

@@ -131,10 +131,10 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 	for _, p := range r.svc.Concrete().In(v.cluster).Ports {
 		proto := p.Protocol()
 		if v.dialect == GRPC && proto != mesh.UDP {
-			m.resources = append(m.resources, grpcRoutes(r, v, p))
+			m.resources = append(m.resources, grpcRoutes(r.taken(v, p, &m.faults), p, r.svc.Host))
 			continue
 		}
-		host := r.virtualHost(v, p)
+		host := r.taken(v, p, &m.faults)
 		switch {
 		case proto.IsHTTP():
 			m.fragments = append(m.fragments, fragment{group: strconv.Itoa(int(p.Number)), bytes: field(virtualHostsField, host)})
@@ -146,6 +146,30 @@ func buildRoutes(r routeRow, v routeView) (m made) {
 		}
 	}
 	return m
+}
+
+// taken returns the virtual host that proxies take: without what they would refuse.
+func (r routeRow) taken(v routeView, p mesh.ServicePort, f *faults) *routev3.VirtualHost {
+	host := r.virtualHost(v, p)
+	if r.route == nil && r.rule == nil {
+		return host
+	}
+	err := refusal(host)
+	if err == nil {
+		return host
+	}
+	if bare := r; r.rule != nil {
+		bare.choice = choice{}
+		if host := bare.virtualHost(v, p); refusal(host) == nil {
+			f.add(r.rule.Key(), err)
+			return host
+		}
+	}
+	if r.route != nil {
+		f.add(r.route.Key(), err)
+	}
+	r.route, r.choice = nil, choice{}
+	return r.virtualHost(v, p)
 }
 
 func (r routeRow) virtualHost(v routeView, p mesh.ServicePort) *routev3.VirtualHost {
@@ -294,13 +318,12 @@ func routeFrame(group string, v routeView) frame {
 }
 
 // grpcRoutes returns the routes of one port for a gRPC client, which asks for them by the cluster's name.
-func grpcRoutes(r routeRow, v routeView, p mesh.ServicePort) *resource.Resource {
-	host := r.virtualHost(v, p)
+func grpcRoutes(host *routev3.VirtualHost, p mesh.ServicePort, service string) *resource.Resource {
 	for _, x := range host.Routes {
 		if x.GetMatch().GetPrefix() == "/" {
 			x.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: ""}
 		}
 	}
-	name := clusterName(p.Number, "", r.svc.Host)
+	name := clusterName(p.Number, "", service)
 	return newResource(name, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{host}})
 }

@@ -312,7 +312,7 @@ func routeMatch(m *networking.HTTPMatchRequest) *routev3.RouteMatch {
 	case *networking.StringMatch_Regex:
 		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: regex(u.Regex)}
 	}
-	out.CaseSensitive = boolean(!m.GetIgnoreUriCase())
+	out.CaseSensitive = boolean(!m.GetIgnoreUriCase() || out.GetSafeRegex() != nil) // which says it by itself: (?i)
 	for _, h := range []struct {
 		name string
 		m    *networking.StringMatch

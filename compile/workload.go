@@ -17,6 +17,7 @@ type workload struct {
 	// passthrough says what the gateway exposes to other networks: "0.0.0.0_15443=*.local|a.b;...", for
 	// each listener the host patterns. "" if it is no such gateway.
 	passthrough string
+	faults      faults
 	from        any // what it was made of: kept, for its key has the addresses of what that points to
 }
 

@@ -79,6 +79,7 @@ func New(config Config) *Control {
 	if config.Audience == "" {
 		config.Audience = "istio-ca"
 	}
+	config.Mesh.Check = compile.Trial
 	c := &Control{
 		config: config, events: make(chan []mesh.Event, 64), found: make(chan finding, 64),
 		stopped: make(chan struct{}), rootsSet: make(chan struct{}, 1), metrics: newMetrics(),
@@ -310,7 +311,7 @@ func (l *loop) check() {
 // report tells what is wrong now, if it is not what was told before.
 func (l *loop) report() {
 	all := maps.Clone(l.own)
-	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits) {
+	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits, l.compiler.Faults()) {
 		all[f.Object] = append(slices.Clip(all[f.Object]), f)
 	}
 	if maps.EqualFunc(all, l.reported, slices.Equal[[]mesh.Finding]) {

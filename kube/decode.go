@@ -64,6 +64,9 @@ func decode(cluster string, k schema.Kind, u *unstructured.Unstructured) (mesh.O
 	if !ok || raw == nil {
 		return o, nil
 	}
+	if mesh.Protects(o) {
+		return salvage(k, m, raw)
+	}
 	var c cleaner
 	data, err := json.Marshal(c.clean(spec.ProtoReflect().Descriptor(), "spec", raw))
 	if err != nil {

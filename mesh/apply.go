@@ -78,8 +78,10 @@ func (b *builder) event(e Event) {
 			b.networked = true
 		}
 	default: // the rest counts in the local cluster only
-		if k.Cluster == b.settings.Cluster && b.accept(k, e.Object) {
-			b.local(k, e)
+		if k.Cluster == b.settings.Cluster {
+			if o, ok := b.accept(k, e.Object); ok {
+				b.local(k, Event{k, o})
+			}
 		}
 	}
 }
@@ -88,18 +90,6 @@ func (b *builder) event(e Event) {
 func row[T Object](e Event) (o T) {
 	o, _ = e.Object.(T)
 	return o
-}
-
-// accept refuses an object that cannot mean anything, and keeps account of it.
-func (b *builder) accept(k Key, o Object) bool {
-	var r *refusal
-	if o != nil {
-		if found := validate(o); len(found) > 0 {
-			r = &refusal{k, found}
-		}
-	}
-	edit(b, &b.refusals, k.String(), r, r == nil)
-	return r == nil
 }
 
 func (b *builder) local(k Key, e Event) {

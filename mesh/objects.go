@@ -202,6 +202,7 @@ type Meta struct {
 	Labels                   map[string]string
 	Created                  time.Time // the older of two that conflict wins
 	Generation               int64
+	Unread                   []string // fields that could not be read; only of objects that Protects
 }
 
 func (m *Meta) key(kind string) Key { return Key{m.Cluster, kind, m.Namespace, m.Name} }

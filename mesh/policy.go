@@ -67,14 +67,16 @@ func (p *Policies) Modes(namespace string, labels map[string]string) (mode MTLS,
 			mesh = older(mesh, r)
 		}
 	}
+	ports = map[uint16]MTLS{}
 	for _, r := range []*PeerAuthentication{mesh, ns, own} {
-		if r != nil {
-			mode = modeOf(r.Spec.GetMtls(), mode)
+		if r == nil {
+			continue
 		}
-	}
-	if own != nil {
-		ports = map[uint16]MTLS{}
-		for n, m := range own.Spec.GetPortLevelMtls() {
+		if r.Spec.GetMtls().GetMode() != security.PeerAuthentication_MutualTLS_UNSET {
+			mode = modeOf(r.Spec.GetMtls(), mode)
+			clear(ports) // what is more particular says it of all ports
+		}
+		for n, m := range r.Spec.GetPortLevelMtls() { // without a selector: of a policy in its strictest reading
 			ports[uint16(n)] = modeOf(m, mode)
 		}
 	}

@@ -12,6 +12,9 @@ type Settings struct {
 	Cluster         string // ID of the local cluster, whose user objects and MeshConfig hold
 	SystemNamespace string // where the control plane runs; default "istio-system"
 	Domain          string // DNS suffix of Services; default "cluster.local"
+	// Check looks for what else makes an object meaningless by itself, once the mesh's own rules have found
+	// nothing: a trial compilation. A pure function. Nil finds nothing.
+	Check func(Object) []Finding
 }
 
 // Snapshot is the whole mesh at one moment. Immutable. Whatever it returns is shared and must not

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -58,13 +59,13 @@ func (v *validator) percentage(field string, p float64) {
 }
 
 func (v *validator) regex(field, expression string) {
-	if expression == "*" {
-		return // which Istio takes as "anything"
-	}
 	if _, err := regexp.Compile(expression); err != nil {
 		v.add(field, "write it in RE2 syntax", "%q is no regular expression: %v", expression, err)
 	}
 }
+
+// maxSeconds is the longest duration that Envoy can count in nanoseconds.
+const maxSeconds = math.MaxInt64/1_000_000_000 - 1
 
 // duration checks one that must be at least min if it is given.
 func (v *validator) duration(field string, d *durationpb.Duration, atLeast time.Duration) {
@@ -72,6 +73,8 @@ func (v *validator) duration(field string, d *durationpb.Duration, atLeast time.
 	case d == nil:
 	case d.CheckValid() != nil:
 		v.add(field, "write it as 1.5s", "the duration is out of range")
+	case d.GetSeconds() > maxSeconds:
+		v.add(field, fmt.Sprintf("name at most %d s", int64(maxSeconds)), "%d s is too long", d.GetSeconds())
 	case d.AsDuration() < atLeast:
 		v.add(field, fmt.Sprintf("name at least %v", atLeast), "%v is too short", d.AsDuration())
 	}

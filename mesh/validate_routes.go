@@ -162,7 +162,7 @@ func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
 	if m.GetPort() != 0 {
 		v.port(field+".port", m.GetPort())
 	}
-	v.stringMatch(field+".uri", m.GetUri())
+	v.fullMatch(field+".uri", m.GetUri())
 	v.stringMatch(field+".scheme", m.GetScheme())
 	v.stringMatch(field+".method", m.GetMethod())
 	v.stringMatch(field+".authority", m.GetAuthority())
@@ -180,9 +180,22 @@ func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
 	}
 }
 
+// stringMatch checks a match of something that need only be there: "" and "*" are that, as in Istio.
 func (v *validator) stringMatch(field string, m *networking.StringMatch) {
-	if r := m.GetRegex(); r != "" {
+	if r := m.GetRegex(); r != "" && r != "*" {
 		v.regex(field+".regex", r)
+	}
+}
+
+// fullMatch checks a match of something that is always there.
+func (v *validator) fullMatch(field string, m *networking.StringMatch) {
+	switch x := m.GetMatchType().(type) {
+	case *networking.StringMatch_Regex:
+		if x.Regex == "" || x.Regex == "*" {
+			v.add(field+".regex", `write ".*" for anything`, "%q is not a regular expression", x.Regex)
+			return
+		}
+		v.regex(field+".regex", x.Regex)
 	}
 }
 

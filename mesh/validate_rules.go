@@ -129,8 +129,8 @@ func (v *validator) destinationRule(r *networking.DestinationRule) {
 	for i, s := range r.GetSubsets() {
 		field := fmt.Sprintf("spec.subsets[%d]", i)
 		switch {
-		case s.GetName() == "" || strings.ContainsAny(s.GetName(), "| \t"):
-			v.add(field+".name", "name the subset by a word", "%q is no name of a subset", s.GetName())
+		case len(s.GetName()) > 63 || !dnsLabel.MatchString(strings.ToLower(s.GetName())): // it is part of server names
+			v.add(field+".name", "name it by letters, digits and -, at most 63", "%q is not a name of a subset", s.GetName())
 		case seen[s.GetName()]:
 			v.add(field+".name", "rename or remove one", "there is another subset %q", s.GetName())
 		}
@@ -230,8 +230,14 @@ func (v *validator) peerAuthentication(p *security.PeerAuthentication) {
 	if len(p.GetPortLevelMtls()) > 0 && len(p.GetSelector().GetMatchLabels()) == 0 {
 		v.add("spec.portLevelMtls", "add spec.selector.matchLabels", "ports can only be named for selected workloads")
 	}
+	if !isMode(p.GetMtls()) {
+		v.add("spec.mtls.mode", "name STRICT, PERMISSIVE, DISABLE or UNSET", "%d is not a mode", p.GetMtls().GetMode())
+	}
 	for _, n := range slices.Sorted(maps.Keys(p.GetPortLevelMtls())) {
 		v.port(fmt.Sprintf("spec.portLevelMtls.%d", n), n)
+		if m := p.GetPortLevelMtls()[n]; !isMode(m) {
+			v.add(fmt.Sprintf("spec.portLevelMtls.%d.mode", n), "name STRICT, PERMISSIVE, DISABLE or UNSET", "%d is not a mode", m.GetMode())
+		}
 	}
 }
 

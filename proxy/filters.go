@@ -166,10 +166,10 @@ func (w *worker) shadow(s *stream, c *cluster, m *config.Mirror) {
 // nobody is the client of a shadow.
 type nobody struct{}
 
-func (nobody) sendHead(*stream, bool)          {}
-func (nobody) sendData(*stream, []byte)        {}
-func (nobody) sendEnd(*stream, *header.Header) {}
-func (nobody) sendInformational(*stream, int)  {}
-func (nobody) full() bool                      { return false }
-func (nobody) resume()                         {}
-func (nobody) done(*stream, bool)              {}
+func (nobody) sendHead(*stream, bool)           {}
+func (nobody) sendData(*stream, []byte)         {}
+func (nobody) sendEnd(*stream, *header.Header)  {}
+func (nobody) sendInformational(*header.Header) {}
+func (nobody) full() bool                       { return false }
+func (nobody) resume()                          {}
+func (nobody) done(*stream, bool)               {}

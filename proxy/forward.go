@@ -28,9 +28,6 @@ func (s *stream) admit() bool {
 	if v := s.hcm.Via; v != "" {
 		h.Add("via", v)
 	}
-	if up := h.First("upgrade"); up != "" || s.upgrade {
-		return s.upgrades(up)
-	}
 	return true
 }
 
@@ -253,34 +250,10 @@ func (p *Proxy) xfcc(d *downstream, c *config.CertDetails) string {
 	return strings.Join(parts, ";")
 }
 
-// upgrades decides on the client's wish to upgrade. It reports false if it has answered.
-func (s *stream) upgrades(to string) bool {
-	if !s.upgrade || strings.EqualFold(to, "h2c") { // HTTP/2 by upgrade is not offered: go on without
-		s.req.Remove("upgrade")
-		s.req.Remove("http2-settings")
-		s.upgrade = false
-	}
-	return true
-}
-
-// upgradeAllowed is asked once the route is known.
-func (s *stream) upgradeAllowed() bool {
-	name := strings.ToLower(s.req.First("upgrade"))
-	if s.connect {
-		name = "connect"
-	}
-	if s.route != nil && s.route.Action != nil {
-		if ok, said := s.route.Action.Upgrades[name]; said {
-			return ok
-		}
-	}
-	return s.hcm.Upgrades[name]
-}
-
 // finishRequest changes the request as the route says. It reports false if it has answered.
 func (s *stream) finishRequest(r *config.Route) bool {
 	h, a := &s.req, r.Action
-	if (s.upgrade || s.connect) && !s.upgradeAllowed() {
+	if s.connect && !s.upgradeAllowed() {
 		s.reply(403, "", "upgrade_failed")
 		return false
 	}

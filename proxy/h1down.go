@@ -29,8 +29,10 @@ type downConn struct {
 	timer   loop.Timer // idle, or for the head
 
 	chunked  bool // the response's body goes in chunks
-	closeNow bool // after the current response
+	closeNow bool // after the current response, which says so
+	leaving  bool // the next response is to say that the connection ends
 	tunnel   bool // after an upgrade: bytes both ways
+	rest     int  // if positive, what may still come of a body whose request is answered
 	waiting  bool // a head has begun and the timer is the head's
 	headFrom time.Time
 	untaken  int  // bytes of an answer that the timer waits for; 0: it is the idle timer
@@ -46,16 +48,16 @@ func (w *worker) serveHTTP(d *downstream) {
 		w.serveHTTP2(d)
 		return
 	}
-	x := &downConn{d: d, c: d.c, w: w}
+	x := &downConn{d: d, c: d.c, w: w, leaving: w.p.draining.Load()}
 	x.timer.Fire = d.c.guarded(x.onTimer)
 	d.c.user = x
 	w.addSession(x)
 	x.uncount = d.countConn(false)
 	if t := d.chain.HTTP.MaxConnectionDuration; t > 0 {
-		x.most.Fire = d.c.guarded(func() { x.closeNow = true; x.drain() })
+		x.most.Fire = d.c.guarded(x.drain)
 		w.loop.Arm(&x.most, t)
 	}
-	x.rest()
+	x.idle()
 	if len(d.first) > 0 {
 		x.in, x.early = append(w.buf(), d.first...), true
 		d.first = nil
@@ -65,25 +67,36 @@ func (w *worker) serveHTTP(d *downstream) {
 	}
 }
 
-// rest waits for the next request.
-func (x *downConn) rest() {
+// idle waits for the next request.
+func (x *downConn) idle() {
 	x.waiting, x.begun = false, false
-	if x.w.p.draining.Load() && x.served > 0 {
-		x.c.closeAfter()
-		x.leave()
-		x.timer.Stop()
-		return
-	}
 	x.awaitNext()
 }
 
-// drain implements session: an idle connection ends now, another after its response.
-func (x *downConn) drain() {
-	if x.s == nil && !x.begun && len(x.in) == 0 {
-		x.timer.Stop()
-		x.leave()
-		x.c.linger()
+// idleTime returns how long the connection may be without a request; 0: for ever.
+func (x *downConn) idleTime() time.Duration {
+	t := x.d.chain.HTTP.IdleTimeout
+	if x.leaving {
+		t = x.w.p.graceFor(t)
 	}
+	return t
+}
+
+// drain implements session: the next response says that the connection ends. The client's next request
+// may be under way, so a connection without one ends only after a while.
+func (x *downConn) drain() {
+	x.leaving = true
+	if x.s == nil && !x.begun && x.rest == 0 {
+		x.idle()
+	}
+}
+
+// shut ends the connection in order, without a stream.
+func (x *downConn) shut() {
+	x.timer.Stop()
+	x.leave()
+	x.free()
+	x.c.linger()
 }
 
 func (x *downConn) end() {
@@ -132,7 +145,7 @@ func (x *downConn) gone() {
 }
 
 func (x *downConn) onRead() {
-	if x.early && x.s == nil && !x.c.isFull() {
+	if x.early && (x.s == nil && !x.c.isFull() || x.tunnel) {
 		b := x.in
 		x.in, x.early = nil, false
 		x.take(b)
@@ -143,7 +156,7 @@ func (x *downConn) onRead() {
 	}
 	for x.c.readable && !x.c.closed && x.c.user == user(x) {
 		if x.s != nil {
-			if x.s.reqDone && !x.tunnel {
+			if (x.s.reqDone || x.body.Done()) && !x.tunnel {
 				x.watch()
 				return
 			}
@@ -203,6 +216,8 @@ func (x *downConn) eof(err error) {
 func (x *downConn) take(b []byte) {
 	for len(b) > 0 && !x.c.closed && x.c.user == user(x) {
 		switch {
+		case x.rest > 0:
+			b = x.skip(b)
 		case x.s == nil && x.c.isFull(): // with answers of our own
 			x.in, x.early = append(x.w.buf(), b...), true
 			return
@@ -215,7 +230,7 @@ func (x *downConn) take(b []byte) {
 		case x.tunnel:
 			x.s.reqData(b)
 			return
-		case x.s.reqDone:
+		case x.s.reqDone, x.body.Done(): // the next request, or what follows an upgrade that is not agreed on
 			x.in, x.early = append(x.w.buf(), b...), true
 			return
 		default:
@@ -250,7 +265,7 @@ func (x *downConn) badBody(err error) {
 	errors.As(err, &e)
 	s.detach()
 	s.reqDone = true
-	s.reply(400, "", e.Details)
+	s.refuse(e)
 }
 
 // takeHead looks for a request head at the start of what came so far. It returns how many bytes of b
@@ -274,7 +289,9 @@ func (x *downConn) takeHead(b []byte) int {
 		x.most.Stop()
 		x.free()
 		x.uncount()
-		x.w.serveHTTP2(x.d)
+		if h2 := x.w.serveHTTP2(x.d); x.leaving && !h2.c.closed {
+			h2.drain()
+		}
 		return -1
 	}
 	limit := int(hcm.MaxHeaderBytes)
@@ -283,12 +300,12 @@ func (x *downConn) takeHead(b []byte) int {
 		n = 0 // its first line ends like a head
 	}
 	if n > limit || n == 0 && len(data) > limit {
-		x.w.replyRaw(x, http1.ErrTooLarge, "", 0)
+		x.w.replyRaw(x, http1.ErrTooLarge, "", accesslog.DownstreamProtocolError)
 		return -1
 	}
 	if n == 0 {
-		if header.Lower[data[0]] == 0 {
-			x.w.replyRaw(x, http1.ErrRequestLine, "", 0)
+		if header.Lower[data[0]] == 0 || http1.BareLF(data, x.scanned) {
+			x.w.replyRaw(x, http1.ErrRequestLine, "", accesslog.DownstreamProtocolError)
 			return -1
 		}
 		if had == 0 {
@@ -348,7 +365,7 @@ func (x *downConn) start(s *stream, err error) {
 		s.protocol = "HTTP/1.0"
 	}
 	x.chunked = false
-	if m.Close || hcm.MaxRequests > 0 && x.served >= hcm.MaxRequests || x.w.p.draining.Load() {
+	if m.Close || hcm.MaxRequests > 0 && x.served >= hcm.MaxRequests || x.leaving {
 		x.closeNow = true
 	}
 	if err != nil {
@@ -356,7 +373,7 @@ func (x *downConn) start(s *stream, err error) {
 		errors.As(err, &e)
 		x.closeNow = true
 		s.reqDone = true
-		s.reply(e.Status, "", e.Details)
+		s.refuse(e)
 		return
 	}
 	method := s.req.Pseudo(header.Method)
@@ -392,16 +409,7 @@ func (x *downConn) start(s *stream, err error) {
 	} else if s.expect {
 		s.req.Set("expect", "100-continue")
 	}
-	x.tunnel = s.upgrade && s.req.Has("upgrade") && !x.isH2C(s) || s.connect
-	if x.tunnel {
-		x.body.UntilClose()
-	}
 	s.begin(x.body.Done())
-}
-
-func (x *downConn) isH2C(s *stream) bool {
-	u := s.req.First("upgrade")
-	return len(u) == 3 && (u[0]|0x20) == 'h' && u[1] == '2' && (u[2]|0x20) == 'c'
 }
 
 // replyRaw answers a client whose request never became a stream, and ends the connection.

@@ -88,8 +88,12 @@ func (u *upConn) open(s *stream) {
 
 func (u *upConn) sendHead(s *stream, end bool) {
 	f := http1.Framing{Upgrade: s.upgrade, Proper: u.p.h.cluster.cfg.HTTP.HTTP1.ProperCase}
-	if !end && !s.upgrade && !s.req.Has("content-length") {
-		f.Chunked, u.chunked = true, true
+	if !s.upgrade && !s.req.Has("content-length") {
+		if end {
+			f.Empty = mayHaveBody(s.req.Pseudo(header.Method))
+		} else {
+			f.Chunked, u.chunked = true, true
+		}
 	}
 	u.c.setBuffer(http1.AppendRequest(u.c.buffer(), &s.req, f))
 	u.sentAll = end
@@ -119,7 +123,7 @@ func (u *upConn) sendEnd(s *stream, t *header.Header) {
 		}
 		u.c.setBuffer(http1.AppendLastChunk(u.c.buffer(), t))
 	}
-	if u.tunnel || s.upgrade {
+	if u.tunnel {
 		u.c.closeWrite()
 	}
 }
@@ -245,7 +249,7 @@ func (u *upConn) takeHead(b []byte) int {
 	}
 	n := http1.End(data, u.scanned)
 	if n == 0 {
-		if len(data) > maxUpstreamHead {
+		if len(data) > maxUpstreamHead || http1.BareLF(data, u.scanned) {
 			u.broken()
 			return 0
 		}
@@ -257,6 +261,9 @@ func (u *upConn) takeHead(b []byte) int {
 	}
 	opt := parseOptions(u.p.h.cluster.cfg.HTTP.MaxHeaders, &u.p.h.cluster.cfg.HTTP.HTTP1)
 	err := http1.ParseResponse(data[:n], &s.resp, &u.msg, &opt)
+	if err == http1.ErrField && http1.Unfold(data[:n]) {
+		err = http1.ParseResponse(data[:n], &s.resp, &u.msg, &opt)
+	}
 	if u.head != nil {
 		u.p.w.recycle(u.head)
 		u.head = nil
@@ -267,9 +274,15 @@ func (u *upConn) takeHead(b []byte) int {
 		return 0
 	}
 	used := n - had
-	if st := u.msg.Status; st < 200 && st != 101 {
+	switch st := u.msg.Status; {
+	case st == 101 && !s.upgrade: // nobody asked for it
+		u.broken()
+		return 0
+	case st < 200 && st != 101:
 		s.upInformational(st)
 		return used
+	case st != 101 && u.msg.Upgrade: // an offer for this hop only
+		s.resp.Remove("upgrade")
 	}
 	u.gotHead = true
 	end := u.frame(s)
@@ -281,8 +294,18 @@ func (u *upConn) takeHead(b []byte) int {
 	return used
 }
 
-// maxUpstreamHead bounds response heads, in bytes.
-const maxUpstreamHead = 60 << 10
+// maxUpstreamHead bounds response heads, in bytes. It is Envoy's.
+const maxUpstreamHead = 80 << 10
+
+// mayHaveBody reports whether a request of that method that has no body should say so: servers answer
+// one that does not with 411.
+func mayHaveBody(method string) bool {
+	switch method {
+	case "GET", "HEAD", "DELETE", "TRACE", "CONNECT", "OPTIONS":
+		return false
+	}
+	return true
+}
 
 // frame finds out how the body ends and reports whether there is none.
 func (u *upConn) frame(s *stream) (end bool) {

@@ -26,6 +26,7 @@ type h2Down struct {
 	closing bool // Shutdown was called
 	late    bool // what the client has not taken by now it does not get
 	uncount func()
+	ticks   int // since closing
 }
 
 // h2Request is one stream of an h2Down.
@@ -36,7 +37,7 @@ type h2Request struct {
 	held int     // bytes of the body that the windows have not got back
 }
 
-func (w *worker) serveHTTP2(d *downstream) {
+func (w *worker) serveHTTP2(d *downstream) *h2Down {
 	x := &h2Down{d: d, c: d.c, w: w, streams: map[*h2Request]struct{}{}}
 	o := d.chain.HTTP
 	x.h2 = http2.NewServer(http2.Options{
@@ -67,7 +68,11 @@ func (w *worker) serveHTTP2(d *downstream) {
 	if !d.c.closed && d.c.readable {
 		d.c.again()
 	}
+	return x
 }
+
+// settleTicks is how long, in seconds, a client has to answer that it knows of the end of its connection.
+const settleTicks = 5
 
 // rest starts the idle timer if no stream is left, or ends a connection that is to end, once the client
 // has let it send what its windows hold back.
@@ -75,7 +80,11 @@ func (x *h2Down) rest() {
 	if len(x.streams) > 0 {
 		return
 	}
-	if x.closing && x.served > 0 || x.c.closed {
+	if x.closing && !x.c.closed && !x.h2.Settled() { // a request may be under way: tick bounds the wait
+		x.idle.Stop()
+		return
+	}
+	if x.closing || x.c.closed {
 		if !x.c.closed && !x.late && x.h2.Held() {
 			x.w.loop.Arm(&x.idle, cmp.Or(x.d.chain.HTTP.StreamIdleTimeout, time.Hour))
 			return
@@ -209,7 +218,7 @@ func (x *h2Down) OnHead(hs *http2.Stream, h *header.Header, end bool) {
 	if s.req.First("expect") == "100-continue" {
 		if s.expect = s.hcm.Proxy100Continue; !s.expect {
 			s.req.Remove("expect")
-			r.sendInformational(s, 100)
+			r.sendInformational(goOn())
 		}
 	}
 	if m := x.d.chain.HTTP.MaxRequests; m > 0 && x.served >= m || x.w.p.draining.Load() {
@@ -351,10 +360,8 @@ func (r *h2Request) sendEnd(s *stream, t *header.Header) {
 	r.x.c.mark()
 }
 
-func (r *h2Request) sendInformational(s *stream, status int) {
-	var h header.Header
-	h.SetPseudo(header.Status, "100")
-	r.hs.SendInformational(&h)
+func (r *h2Request) sendInformational(h *header.Header) {
+	r.hs.SendInformational(h)
 	r.x.c.mark()
 }
 

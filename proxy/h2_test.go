@@ -249,8 +249,11 @@ func TestDrainUnderWindows(t *testing.T) {
 			if err != nil {
 				t.Fatalf("waiting for %s: %v, after %d bytes", what, err, got)
 			}
-			if d, ok := fr.(*http2.DataFrame); ok {
-				got += len(d.Data())
+			switch fr := fr.(type) {
+			case *http2.DataFrame:
+				got += len(fr.Data())
+			case *http2.PingFrame:
+				f.WritePing(true, fr.Data)
 			}
 			if done(fr) {
 				return
@@ -272,6 +275,17 @@ func TestDrainUnderWindows(t *testing.T) {
 	if got != size {
 		t.Errorf("%d bytes came of %d", got, size)
 	}
+	go func() { // what is left to be answered
+		for {
+			fr, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			if p, ok := fr.(*http2.PingFrame); ok {
+				f.WritePing(true, p.Data)
+			}
+		}
+	}()
 	<-drained
 	if ctx.Err() != nil {
 		t.Error("the connection did not end")

@@ -198,6 +198,7 @@ func (u *h2Up) OnHead(hs *http2.Stream, h *header.Header, end bool) {
 func (u *h2Up) OnInformational(hs *http2.Stream, h *header.Header) {
 	if k, _ := hs.User.(*h2Call); k != nil && k.s != nil {
 		k.got = true
+		k.s.resp.CopyFrom(h)
 		status, _ := strconv.Atoi(h.Pseudo(header.Status))
 		k.s.upInformational(status)
 	}

@@ -5,6 +5,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,9 @@ type Options struct {
 	// Stats is where to count, with at least Concurrency shards; nil: a store of the proxy's own.
 	Stats  *stats.Store
 	Logger *slog.Logger // nil: nothing is logged
+	// DrainTime is how long a connection that is to end waits for a request that may be under way, to
+	// answer that it ends; 0: 45 s.
+	DrainTime time.Duration
 }
 
 // Proxy is one data plane. New makes it, Run runs it, Apply configures it; all other methods may be
@@ -54,8 +58,9 @@ type Proxy struct {
 	own       atomic.Pointer[own]
 	draining  atomic.Bool
 	started   time.Time
-	memory    int          // that workers may hold
-	lastPanic atomic.Int64 // when one was logged, in seconds
+	memory    int           // that workers may hold
+	lastPanic atomic.Int64  // when one was logged, in seconds
+	grace     time.Duration // DrainTime
 
 	mu      sync.Mutex // held by Apply, Drain and the start and end of Run
 	sockets map[socketKey]*socket
@@ -80,7 +85,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Secrets == nil {
 		o.Secrets = noSecrets{}
 	}
-	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger), memory: int(memory(o.Memory))}
+	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger), grace: cmp.Or(o.DrainTime, 45*time.Second), memory: int(memory(o.Memory))}
 	if p.stats = o.Stats; p.stats == nil {
 		p.stats = stats.NewStore(o.Concurrency, stats.Local{})
 	}
@@ -204,9 +209,9 @@ func (p *Proxy) drainRemoved(old, next *snapshot) {
 	}
 }
 
-// Drain lets connections end: answers say "connection: close", idle connections are closed. It
-// returns when no connection is left, or ctx ends. New connections are still accepted: peers learn
-// with delay that this proxy goes.
+// Drain lets connections end: the next answer says "connection: close", HTTP/2 clients get GOAWAY; what
+// stays idle is closed after DrainTime. It returns when no connection is left, or ctx ends. New connections
+// are still accepted: peers learn with delay that this proxy goes.
 func (p *Proxy) Drain(ctx context.Context) {
 	p.draining.Store(true)
 	for _, w := range p.workers {
@@ -225,6 +230,14 @@ func (p *Proxy) Drain(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// graceFor returns how long a connection that is to end may be idle, if idle is its time-out or 0.
+func (p *Proxy) graceFor(idle time.Duration) time.Duration {
+	if idle > 0 {
+		return min(idle, p.grace)
+	}
+	return p.grace
 }
 
 // Connections returns the number of downstream connections.

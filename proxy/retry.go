@@ -44,13 +44,14 @@ func (s *stream) retryTimeout() bool {
 // retryResponse tries again after a response that the policy does not like; s.up may be nil.
 func (s *stream) retryResponse(status int) bool {
 	p := s.retryPolicy()
-	if p == nil || !s.retriable(p, status) || s.retriesExhausted(p) {
+	if p == nil || !s.retriable(p, status) || !s.mayRetry(p) {
 		return false
 	}
 	s.member.host.result(s.outlierStatus(status))
 	s.detach()
 	s.closeAttempt()
-	return s.retry(p)
+	s.scheduleRetry(p)
+	return true
 }
 
 func (s *stream) retriable(p *config.RetryPolicy, status int) bool {
@@ -113,6 +114,16 @@ func (s *stream) retriesExhausted(p *config.RetryPolicy) bool {
 
 // retry schedules another attempt; false if there must be none. The attempt before is closed.
 func (s *stream) retry(p *config.RetryPolicy) bool {
+	if !s.mayRetry(p) {
+		return false
+	}
+	s.scheduleRetry(p)
+	return true
+}
+
+// mayRetry reports whether there may be another attempt. While it has not agreed, what has come of an
+// answer may have to be passed on.
+func (s *stream) mayRetry(p *config.RetryPolicy) bool {
 	if s.retriesExhausted(p) || s.attempt >= maxAttempts || s.responded {
 		return false
 	}
@@ -132,13 +143,17 @@ func (s *stream) retry(p *config.RetryPolicy) bool {
 		s.cl.stat(s.w).RqRetryOverflow.Inc()
 		return false
 	}
+	return true
+}
+
+func (s *stream) scheduleRetry(p *config.RetryPolicy) {
+	b := &s.cl.breakers[s.priority()]
 	s.retries--
 	s.perTry.Stop()
 	s.cl.stat(s.w).RqRetry.Inc()
 	b.retries.Add(1)
 	give := func() { b.retries.Add(-1) }
 	s.later(s.backoff(p), func() { give(); s.try() }, give)
-	return true
 }
 
 // backoff is fully jittered exponential (Envoy's), in whole milliseconds.

@@ -227,7 +227,6 @@ func testWire(t *testing.T, run func(yaml string)) {
 		"GET / HTTP/1.1\r\nHost: a\r\n":                                                                                        {"HTTP/1.1 408 Request Timeout", "request header timeout"},
 		"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n":                                        {"HTTP/1.1 400 Bad Request"},
 		"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings, close\r\nHTTP2-Settings: x\r\n\r\n": {"HTTP/1.1 200 OK"},
-		"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n":                                       {"HTTP/1.1 403 Forbidden"},
 	} {
 		got := raw(t, port, in)
 		rest := got

@@ -199,7 +199,9 @@ func TestDrain(t *testing.T) {
 	})
 	t.Cleanup(free) // before the server's
 	port := freePort(t)
-	r := start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", app)), nil)
+	r := &rig{t: t, log: &lockedBuffer{}}
+	startWith(t, r, Options{Concurrency: 2, DrainTime: 100 * time.Millisecond})
+	r.apply(bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", app)))
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	idle := &http.Client{Transport: &http.Transport{}}
 	get(t, idle, url+"/")

@@ -123,7 +123,8 @@ func TestResponseSmuggling(t *testing.T) {
 		"/nobody":  "HTTP/1.1 204 No Content\r\n\r\n" + extra,
 		"/both":    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"/lengths": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nokx",
-		"/folded":  "HTTP/1.1 200 OK\r\nX: y\r\n Content-Length: 2\r\n\r\nok",
+		"/folded":  "HTTP/1.1 200 OK\r\nX: y\r\n Content-Length: 7\r\nContent-Length:\r\n\t2\r\n\r\nok",
+		"/newline": "HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
 		"/plain":   "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain",
 	}
 	server := tcpServer(t, func(c net.Conn) {
@@ -140,7 +141,7 @@ func TestResponseSmuggling(t *testing.T) {
 	start(t, bootstrap(httpListener(port, fmt.Sprintf(allTo, "c"), ""), clusterYAML("c", "", server)), nil)
 	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
 	for range 3 {
-		for path, want := range map[string]string{"/more": "200 ok", "/nobody": "204 ", "/both": "502", "/lengths": "502", "/folded": "502"} {
+		for path, want := range map[string]string{"/more": "200 ok", "/nobody": "204 ", "/both": "502", "/lengths": "502", "/folded": "200 ok", "/newline": "502"} {
 			code, body, _ := get(t, client, fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
 			if got := fmt.Sprintf("%d %s", code, body); !strings.HasPrefix(got, want) || strings.Contains(got, "hidden") {
 				t.Errorf("%s: %q, want %q", path, got, want)

@@ -18,7 +18,8 @@ type client interface {
 	sendHead(s *stream, end bool)
 	sendData(s *stream, b []byte)
 	sendEnd(s *stream, trailers *header.Header) // nil: none
-	sendInformational(s *stream, status int)
+	// sendInformational sends a 1xx response.
+	sendInformational(h *header.Header)
 	// full reports whether the stream should wait for downWritable before it sends more.
 	full() bool
 	// resume says that the stream has room for more of the request's body.
@@ -188,6 +189,7 @@ func (s *stream) begin(end bool) {
 	if table != nil {
 		s.route = table.Match(s, s.random)
 	}
+	s.settleUpgrade(end)
 	s.runFilters()
 }
 
@@ -281,6 +283,7 @@ func (s *stream) reqComplete(trailers bool) {
 	s.timeout.Stop() // RequestTimeout
 	if s.up != nil {
 		s.up.sendEnd(s, s.requestTrailers())
+		s.armPerTry()
 	}
 	if s.cl != nil {
 		s.mirror(s.route.Action)
@@ -318,6 +321,7 @@ func (s *stream) attach(u upstream) {
 	u.open(s)
 	s.upLocal, s.upTLS, s.upProtocol = u.facts()
 	s.beforeAttempt()
+	s.upgradeBy(u)
 	end := s.reqDone && len(s.body) == 0 && !s.hasReqTrailers
 	u.sendHead(s, end)
 	if len(s.body) > 0 {
@@ -330,9 +334,7 @@ func (s *stream) attach(u upstream) {
 	if !end && s.reqDone {
 		u.sendEnd(s, s.requestTrailers())
 	}
-	if p := s.retryPolicy(); p != nil && p.PerTryTimeout > 0 {
-		s.w.loop.Arm(&s.perTry, p.PerTryTimeout)
-	}
+	s.armPerTry()
 	if !s.reqDone {
 		s.down.resume()
 	}
@@ -345,20 +347,12 @@ func (s *stream) upWritable() {
 	}
 }
 
-// upInformational passes on a 1xx response.
-func (s *stream) upInformational(status int) {
-	if status == 100 && !s.hcm.Proxy100Continue {
-		return
-	}
-	if status == 100 && s.expect {
-		s.expect = false
-		s.down.sendInformational(s, status)
-	}
-}
-
 // upHead handles the response head in s.resp; if end is set, that is all and s.up is nil.
 func (s *stream) upHead(status int, end bool) {
 	s.perTry.Stop()
+	if !s.reqDone {
+		s.timeout.Stop() // RequestTimeout: it is answered
+	}
 	s.first = s.w.loop.Now()
 	s.active = s.first
 	s.status = status
@@ -373,6 +367,9 @@ func (s *stream) upHead(status int, end bool) {
 	st.RqTime.Observe(float64(s.first.Sub(s.start)) / float64(time.Millisecond))
 	if s.attempt > 1 {
 		st.RqRetrySuccess.Inc()
+	}
+	if status == 204 || status < 200 {
+		s.resp.Remove("content-length") // RFC 9110, 8.6
 	}
 	s.finishResponseHead()
 	s.responded = true

@@ -78,7 +78,7 @@ func takeWait(o *config.HTTPConnectionManager) time.Duration {
 
 // awaitNext starts the idle timer, or first the shorter one of an answer that the client has not taken.
 func (x *downConn) awaitNext() {
-	t := x.d.chain.HTTP.IdleTimeout
+	t := x.idleTime()
 	x.untaken = x.c.waiting()
 	if f := takeWait(x.d.chain.HTTP); x.untaken > 0 && (t <= 0 || f < t) {
 		x.w.loop.Arm(&x.timer, f)
@@ -97,6 +97,10 @@ func (x *downConn) onTimer() {
 		x.headLate()
 		return
 	}
+	if x.rest > 0 {
+		x.shut()
+		return
+	}
 	f := takeWait(x.d.chain.HTTP)
 	switch n := x.c.waiting(); {
 	case x.untaken == 0, n > 0 && n >= x.untaken:
@@ -106,8 +110,8 @@ func (x *downConn) onTimer() {
 		x.w.loop.Arm(&x.timer, f)
 	default:
 		x.untaken = 0
-		if t := x.d.chain.HTTP.IdleTimeout; t > 0 {
-			x.w.loop.Arm(&x.timer, t-f)
+		if t := x.idleTime(); t > 0 {
+			x.w.loop.Arm(&x.timer, max(t-f, time.Millisecond))
 		}
 	}
 }
@@ -120,6 +124,10 @@ func (x *h2Down) tick() {
 		x.c.mark()
 	}
 	if x.closing && x.c.user == user(x) {
+		if x.ticks++; x.ticks > settleTicks && len(x.streams) == 0 && !x.h2.Settled() {
+			x.onIdle()
+			return
+		}
 		x.rest()
 	}
 }

@@ -37,6 +37,7 @@ type envoyOptions struct {
 	logLevel         string
 	node, cluster    string
 	adminAddressPath string
+	drainTime        int // seconds
 }
 
 func envoyFlags(e environment, args []string) (envoyOptions, error) {
@@ -50,8 +51,9 @@ func envoyFlags(e environment, args []string) (envoyOptions, error) {
 	f.StringVar(&o.node, "service-node", "", "id of the node, over the bootstrap's")
 	f.StringVar(&o.cluster, "service-cluster", "", "cluster of the node, over the bootstrap's")
 	f.StringVar(&o.adminAddressPath, "admin-address-path", "", "file to write the admin port's address to")
+	f.IntVar(&o.drainTime, "drain-time-s", 600, "how long a connection that is to end waits for a request that may be under way")
 	f.accept("service-zone", "base-id", "base-id-path", "restart-epoch", "log-format", "log-path", "component-log-level",
-		"drain-time-s", "drain-strategy", "parent-shutdown-time-s", "file-flush-interval-msec", "local-address-ip-version",
+		"drain-strategy", "parent-shutdown-time-s", "file-flush-interval-msec", "local-address-ip-version",
 		"bootstrap-version", "disable-extensions", "socket-path", "socket-mode", "stats-tag")
 	for _, n := range []string{"disable-hot-restart", "use-dynamic-base-id", "cpuset-threads", "allow-unknown-static-fields", "allow-unknown-fields",
 		"reject-unknown-dynamic-fields", "ignore-unknown-dynamic-fields", "skip-deprecated-logs", "enable-fine-grain-logging", "enable-mutex-tracing",
@@ -121,7 +123,7 @@ func runEnvoy(ctx context.Context, e environment, args []string) error {
 		o.concurrency = runtime.NumCPU()
 	}
 	runtime.GOMAXPROCS(o.concurrency + 1) // a loop holds on to its processor while it is busy
-	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Memory: half(machine), Logger: log})
+	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Memory: half(machine), Logger: log, DrainTime: time.Duration(o.drainTime) * time.Second})
 	if err != nil {
 		return fmt.Errorf("the proxy: %w", err)
 	}

@@ -1,14 +1,12 @@
 package http1
 
 import (
-	"bytes"
-
 	"github.com/carrick-mesh/carrick/proxy/header"
 )
 
 // maxTrailers bounds a trailer section, maxLine a chunk's size line with its extensions, in bytes.
 const (
-	maxTrailers = 8 << 10
+	maxTrailers = 60 << 10
 	maxLine     = 4 << 10
 )
 
@@ -54,6 +52,14 @@ func (d *Body) Done() bool { return d.state == done }
 
 // Held returns how many bytes it keeps: a trailer section that is not complete.
 func (d *Body) Held() int { return cap(d.tail) }
+
+// Left returns how many bytes of a body of known length are to come; 0 for others.
+func (d *Body) Left() int64 {
+	if d.state == fixed {
+		return d.left
+	}
+	return 0
+}
 
 // EndsWithConnection reports whether only the end of the connection ends the body.
 func (d *Body) EndsWithConnection() bool { return d.state == untilClose }
@@ -138,13 +144,19 @@ func (d *Body) trailers(p []byte, t *header.Header) (used int, err error) {
 		n = End(d.tail, had)
 	}
 	if n == 0 {
-		if len(d.tail) >= maxTrailers {
+		switch {
+		case BareLF(d.tail, had):
+			return 0, ErrField
+		case len(d.tail) >= maxTrailers:
 			return 0, ErrTooLarge
 		}
 		return len(p), nil
 	}
 	d.state = done
-	if n > 2 && t != nil {
+	if n > 2 {
+		if t == nil {
+			t = new(header.Header) // what is dropped must be right all the same
+		}
 		b := t.Load(d.tail[:n])
 		var m Message
 		var o Options
@@ -154,8 +166,9 @@ func (d *Body) trailers(p []byte, t *header.Header) (used int, err error) {
 		if m.HasLength || m.Chunked {
 			return 0, ErrField // a trailer must not frame (RFC 9110, 6.5.1)
 		}
-	} else if n > 2 && bytes.IndexByte(d.tail[:n], 0) >= 0 {
-		return 0, ErrField
+	}
+	if cap(d.tail) > maxLine {
+		d.tail = nil
 	}
 	return n - had, nil
 }

@@ -67,6 +67,35 @@ func End(b []byte, from int) int {
 	return 0
 }
 
+// BareLF reports whether b has a line feed without a carriage return before it: a head that has one is
+// refused as soon as it is seen, for its end may never come. from is how much was searched before.
+func BareLF(b []byte, from int) bool {
+	for i := from; ; i++ {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return false
+		}
+		if i += n; i == 0 || b[i-1] != '\r' {
+			return true
+		}
+	}
+}
+
+// Unfold joins the folded lines of a response's head in place, by blanks instead of the ends of lines
+// (RFC 9112, 5.2), and reports whether there were any.
+func Unfold(head []byte) (folded bool) {
+	i := bytes.IndexByte(head, '\n') + 1 // the status line goes on in no other
+	for {
+		n := bytes.IndexByte(head[i:], '\n')
+		if n < 0 || i+n+1 >= len(head) {
+			return folded
+		}
+		if i += n + 1; n > 1 && head[i-2] == '\r' && (head[i] == ' ' || head[i] == '\t') {
+			head[i-2], head[i-1], folded = ' ', ' ', true
+		}
+	}
+}
+
 // Blank returns how many bytes of empty lines precede a request (RFC 9112, 2.2).
 func Blank(b []byte) int {
 	i := 0

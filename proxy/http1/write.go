@@ -9,6 +9,7 @@ import (
 // Framing says how a message that is written ends and what becomes of the connection.
 type Framing struct {
 	Chunked bool // else the header has a Content-Length, or there is no body
+	Empty   bool // a Content-Length of 0 says that there is no body
 	Close   bool // Connection: close
 	Upgrade bool // Connection: upgrade; the header has an upgrade field
 	Minor0  bool // answer a client of HTTP/1.0
@@ -56,6 +57,9 @@ func (f Framing) finish(dst []byte, h *header.Header) []byte {
 	if f.Chunked {
 		dst = append(f.name(dst, h, "transfer-encoding: "), "chunked\r\n"...)
 	}
+	if f.Empty {
+		dst = append(f.name(dst, h, "content-length: "), "0\r\n"...)
+	}
 	switch {
 	case f.Upgrade:
 		dst = append(f.name(dst, h, "connection: "), "upgrade\r\n"...)
@@ -100,6 +104,8 @@ func Reason(status string) string {
 		return "Continue"
 	case "101":
 		return "Switching Protocols"
+	case "102":
+		return "Processing"
 	case "103":
 		return "Early Hints"
 	case "200":

@@ -428,6 +428,12 @@ func (c *Conn) Shutdown() {
 	c.out = append(c.out, shutdownPing[:]...)
 }
 
+// Settled reports whether the peer knows that it must open no more streams, and ours are all there will
+// be: it has answered Shutdown, or has said that it opens none, or the connection is closed.
+func (c *Conn) Settled() bool {
+	return c.err != nil || c.goneAway || c.shutting && c.lastTaken != lastOfAllIDs
+}
+
 // Ping asks for an answer, OnPong.
 func (c *Conn) Ping() {
 	c.begin(8, framePing, 0, 0)
