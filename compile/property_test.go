@@ -217,7 +217,7 @@ func pickOf[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 func (m mutator) text(field string) string {
 	switch {
 	case field == "regex" || field == "match":
-		return pickOf(m.Rand, "*", "", "[", "(?!a)b", ".*", "a{1001}", `\C`, `[\pL]{1000}`, `(?P<n>a)`, `(?<n>a)`, `\p{Any}`, `(?i)x`, `(a|b`, `\8`, `x{2,1}`,
+		return pickOf(m.Rand, "*", "", "[", "(?!a)b", ".*", "a{1001}", `\C`, `[\pL]{1000}`, `(?P<n>a)`, `(?<n>a)`, `\p{Any}`, `\p{LC}`, `\p{Letter}`, `\p{Cn}`, `\p{greek}`, `\Q\p{x}\E`, `\\p{x}`, `(?i)x`, `(a|b`, `\8`, `x{2,1}`,
 			`(((a{30}){30}){30})`, `[[:word:]]`, `\Qa.b\E`, `\z`, `(?s).`, `\pN`, `\p{Greek}`, "é+", "(.*)", strings.Repeat("a", 5000), strings.Repeat("(a|b)", 500), `\b`, `[^\n]`, `\x{10FFFF}`, `(?U)a+`)
 	case field == "rewrite":
 		return pickOf(m.Rand, `\1`, `\9`, `\`, `\\`, `\a`, `/x`, "", `\0`, `$1`)
@@ -358,6 +358,9 @@ func oneBootstrap(t *testing.T, rounds []*round) *bootstrapv3.Bootstrap {
 			if out == nil {
 				out = &bootstrapv3.Bootstrap{Node: b.Node, DynamicResources: b.DynamicResources, StaticResources: &bootstrapv3.Bootstrap_StaticResources{}}
 				out.StaticResources.Clusters = slices.Clone(b.StaticResources.Clusters[:2])
+				out.LayeredRuntime = &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{Name: "static", LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{
+					StaticLayer: fields("re2.max_program_size.error_level", text("32768")), // as the agent has it
+				}}}}
 			}
 			prefix := fmt.Sprintf("seed %d node %d: ", r.seed, i)
 			for _, c := range b.StaticResources.Clusters[2:] {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
+	"unicode"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -143,15 +144,18 @@ func durationRefusal(d *durationpb.Duration) error {
 	return nil
 }
 
-// maxProgram bounds what a regular expression costs, in the instructions that RE2 makes of it. RE2 itself
-// gives up at some eight megabytes.
-const maxProgram = 1 << 16
+// maxProgram bounds what a regular expression costs, in the instructions that RE2 makes of it: the agent starts
+// Envoy with this as re2.max_program_size.error_level.
+const maxProgram = 32768
 
-// pattern compiles a regular expression as both proxies do. RE2 and Go's library have one syntax, but for
-// what Go knows alone, which is refused.
+// pattern compiles a regular expression as both proxies do. RE2 and Go's library have one syntax, but for classes
+// that Go alone has names for, which are refused.
 func pattern(s string) (*regexp.Regexp, error) {
 	if s == "" {
 		return nil, errors.New("the regular expression is empty")
+	}
+	if c := foreignClass(s); c != "" {
+		return nil, fmt.Errorf("%q is not a regular expression: there is no class of characters %q", s, c)
 	}
 	parsed, err := syntax.Parse(s, syntax.Perl)
 	if err != nil {
@@ -169,6 +173,35 @@ func pattern(s string) (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("the regular expression is too large: about %d instructions of at most %d", size, maxProgram)
 	}
 	return regexp.Compile(s)
+}
+
+var unicodeClass = regexp.MustCompile(`^\\[pP](?:\{\^?([^}]*)\}|(.))`)
+
+// foreignClass returns the first class of characters whose name RE2 does not have, "" if there is none.
+func foreignClass(s string) string {
+	for i := strings.IndexByte(s, '\\'); i >= 0 && i+1 < len(s); i = strings.IndexByte(s, '\\') {
+		s = s[i:]
+		skip := 2
+		switch s[1] {
+		case 'Q':
+			if skip = strings.Index(s, `\E`); skip < 0 {
+				return ""
+			}
+			skip += 2
+		case 'p', 'P':
+			m := unicodeClass.FindStringSubmatch(s)
+			if m == nil {
+				return s
+			}
+			name := m[1] + m[2]
+			if category := unicode.Categories[name] != nil && name != "LC" && name != "Cn"; !category && unicode.Scripts[name] == nil && name != "Any" {
+				return name
+			}
+			skip = len(m[0])
+		}
+		s = s[skip:]
+	}
+	return ""
 }
 
 // substitutionRefusal checks that a rewrite refers only to groups that its pattern has.
