@@ -50,16 +50,16 @@ type host struct {
 	transport string              // the name of the transport socket match
 	gateway   bool                // a passthrough gateway, which balances connections, not requests
 
-	born     time.Time    // when it became a host of the cluster
-	active   atomic.Int64 // requests, or TCP connections
-	retired  atomic.Bool  // no longer in the cluster
-	suspect  atomic.Bool  // see suspected
-	checking bool         // a connection is made to find out whether it still is; of the first worker
-	used     atomic.Int64 // unix nanoseconds, for ORIGINAL_DST
-	weight   atomic.Uint32
-	outlier  outlier
-	counts   hostCounts
-	pools    []pool // two by worker, each touched by that worker only; see pool
+	born    time.Time    // when it became a host of the cluster
+	active  atomic.Int64 // requests, or TCP connections
+	retired atomic.Bool  // no longer in the cluster
+	suspect atomic.Bool  // see suspected
+	used    atomic.Int64 // unix nanoseconds, for ORIGINAL_DST
+	weight  atomic.Uint32
+	outlier outlier
+	pods    map[string]*pod // behind a gateway, by name; under the cluster's mutex
+	counts  hostCounts
+	pools   []pool // two by worker, each touched by that worker only; see pool
 }
 
 // hostCounts are a host's counters as Envoy's /clusters has them.

@@ -77,7 +77,9 @@ type conn struct {
 	finished    bool // FIN sent
 	closing     bool // close when the output is empty
 	closed      bool
+	heard       bool // plaintext has come
 	readErr     error
+	failure     error // of the socket, told when what came before it has been read
 	writeErr    error // the next flush fails the connection; never in the middle of a write
 	hsDone      func(error)
 }
@@ -132,7 +134,7 @@ func (c *conn) ready(ev loop.Events) {
 		if err == nil {
 			err = syscall.ECONNRESET
 		}
-		c.fail(err)
+		c.ends(err)
 		return
 	}
 	if ev&(loop.In|loop.RdHup|loop.Hup) != 0 {
@@ -155,6 +157,16 @@ func (c *conn) ready(ev loop.Events) {
 	}
 }
 
+// ends fails c once its user has had what came before the end: an answer, or an alert.
+func (c *conn) ends(err error) {
+	if !c.handshaking && !c.closed {
+		c.suspectIf(err)
+		c.failure, c.readable = err, true
+		c.user.onRead()
+	}
+	c.fail(err)
+}
+
 // fail closes c and tells its user.
 func (c *conn) fail(err error) {
 	if c.closed {
@@ -163,9 +175,7 @@ func (c *conn) fail(err error) {
 	if c.handshaking {
 		c.tls.Abort()
 	}
-	if c.host != nil && silent(err) {
-		c.host.suspected(err.Error())
-	}
+	c.suspectIf(err)
 	c.close()
 	c.user.onFail(err)
 }
@@ -196,7 +206,9 @@ func (c *conn) read() ([]byte, error) {
 		}
 		c.peek = false
 		n, err := c.tls.Read(cipher, plain)
+		c.heard = c.heard || n > 0
 		if err != nil && err != tlsconn.ErrAgain {
+			c.suspectIf(err)
 			c.mark() // an alert may be waiting
 			c.readErr, c.readable = err, n > 0
 		} else if n == len(plain) {
@@ -223,6 +235,9 @@ func (c *conn) got(buf []byte, n int, e syscall.Errno) ([]byte, error) {
 		return nil, e
 	case n == 0:
 		c.readable = false
+		if c.failure != nil {
+			return nil, c.failure
+		}
 		return nil, io.EOF
 	}
 	if n < len(buf) {
@@ -304,7 +319,7 @@ func (c *conn) waiting() int {
 // flush writes what waits. It may fail the connection.
 func (c *conn) flush() {
 	if c.writeErr != nil {
-		c.fail(c.writeErr)
+		c.ends(c.writeErr)
 		return
 	}
 	if c.handshaking {

@@ -19,6 +19,9 @@ type upConn struct {
 	born time.Time
 	used uint32 // requests begun
 
+	pod     *pod // that it leads to; nil: the host
+	shunned bool // it is used although the pod is ejected
+
 	s       *stream // nil: idle
 	head    []byte  // the start of a response head
 	scanned int
@@ -46,6 +49,9 @@ func (u *upConn) begin(c *conn, st *tlsState) {
 func (u *upConn) stale(now time.Time) bool {
 	h := &u.p.h.cluster.cfg.HTTP
 	if h.MaxRequests > 0 && u.used >= h.MaxRequests || h.MaxConnectionDuration > 0 && now.Sub(u.born) > h.MaxConnectionDuration {
+		return true
+	}
+	if u.pod.ejected() && !u.shunned {
 		return true
 	}
 	return u.p.h.gateway && u.used > 0 && (u.used >= gatewayRequests || now.Sub(u.born) > gatewayAge)
@@ -145,6 +151,8 @@ func (u *upConn) cancel() {
 
 func (u *upConn) facts() (netip.AddrPort, *tlsState, string) { return u.c.local, u.tls, "HTTP/1.1" }
 
+func (u *upConn) leadsTo() *pod { return u.pod }
+
 func (u *upConn) onWrite() {
 	if u.s != nil {
 		u.s.upWritable()
@@ -155,11 +163,11 @@ func (u *upConn) onFail(err error) {
 	s := u.s
 	u.s = nil
 	fresh := u.used <= 1
-	got := u.gotBytes
+	got, f := u.gotBytes, u.c.ended(err)
 	u.close()
 	if s != nil {
 		s.up = nil
-		s.upReset(failure{terminated, ""}, got, !fresh || silent(err))
+		s.upReset(f, got, !fresh || silent(err))
 	}
 }
 

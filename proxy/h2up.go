@@ -22,6 +22,8 @@ type h2Up struct {
 	born    time.Time
 	idle    loop.Timer
 	over    bool // takes no new streams
+	pod     *pod // that it leads to; nil: the host
+	shunned bool // it is used although the pod is ejected
 	ping    pinger
 }
 
@@ -64,6 +66,9 @@ func (u *h2Up) open() bool {
 func (u *h2Up) stale(now time.Time) bool {
 	h := &u.p.h.cluster.cfg.HTTP
 	if h.MaxRequests > 0 && u.used >= h.MaxRequests || h.MaxConnectionDuration > 0 && now.Sub(u.born) > h.MaxConnectionDuration {
+		return true
+	}
+	if u.pod.ejected() && !u.shunned {
 		return true
 	}
 	return u.p.h.gateway && u.used > 0 && (u.used >= gatewayRequests || now.Sub(u.born) > gatewayAge)
@@ -113,17 +118,17 @@ func (u *h2Up) onWrite() {
 	}
 }
 
-func (u *h2Up) onFail(err error) { u.fail(terminated, silent(err)) }
+func (u *h2Up) onFail(err error) { u.fail(u.c.ended(err), silent(err)) }
 
 // fail ends all streams of a connection that is gone; silent says that the host had stopped answering.
-func (u *h2Up) fail(r reason, silent bool) {
+func (u *h2Up) fail(f failure, silent bool) {
 	u.over = true
 	u.forget()
 	for k := range u.streams {
 		delete(u.streams, k)
 		if s := k.s; s != nil {
 			k.s, s.up = nil, nil
-			s.upReset(failure{r, ""}, k.got, u.used > 1 || silent)
+			s.upReset(f, k.got, u.used > 1 || silent)
 		}
 	}
 }
@@ -139,7 +144,7 @@ func (u *h2Up) onRead() {
 			u.c.mark()
 			if err != nil {
 				u.c.closeAfter()
-				u.fail(protocolError, false)
+				u.fail(failure{protocolError, ""}, false)
 				return
 			}
 			continue
@@ -329,3 +334,5 @@ func (k *h2Call) finish() {
 func (k *h2Call) facts() (netip.AddrPort, *tlsState, string) {
 	return k.u.c.local, k.u.tls, "HTTP/2"
 }
+
+func (k *h2Call) leadsTo() *pod { return k.u.pod }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"iter"
 	"sync/atomic"
 	"time"
 
@@ -29,33 +30,66 @@ func (h *host) result(status int) {
 	if o == nil {
 		return
 	}
-	switch {
-	case status == 0 && o.SplitLocal:
-		if n := h.outlier.localErrs.Add(1); o.ConsecutiveLocal > 0 && n == o.ConsecutiveLocal {
-			h.cluster.eject(h, o.EnforceLocal)
-		}
-	case status == 0 || status >= 500:
-		if status == 0 || status >= 502 && status <= 504 {
-			if n := h.outlier.gatewayErr.Add(1); o.ConsecutiveGateway > 0 && n == o.ConsecutiveGateway {
-				h.cluster.eject(h, o.EnforceGateway)
+	for enforce := range h.outlier.count(o, status) {
+		h.cluster.eject(h, enforce)
+	}
+}
+
+// count takes note of how a request went, and yields, for each bound that is reached, how likely it is
+// to be enforced, in percent.
+func (x *outlier) count(o *config.Outlier, status int) iter.Seq[uint32] {
+	return func(reached func(uint32) bool) {
+		switch {
+		case status == 0 && o.SplitLocal:
+			if n := x.localErrs.Add(1); o.ConsecutiveLocal > 0 && n == o.ConsecutiveLocal {
+				reached(o.EnforceLocal)
 			}
-		} else {
-			h.outlier.gatewayErr.Store(0)
-		}
-		if n := h.outlier.serverErrs.Add(1); o.Consecutive5xx > 0 && n == o.Consecutive5xx {
-			h.cluster.eject(h, o.Enforce5xx)
-		}
-	default:
-		if h.outlier.serverErrs.Load() != 0 {
-			h.outlier.serverErrs.Store(0)
-		}
-		if h.outlier.gatewayErr.Load() != 0 {
-			h.outlier.gatewayErr.Store(0)
-		}
-		if h.outlier.localErrs.Load() != 0 {
-			h.outlier.localErrs.Store(0)
+		case status == 0 || status >= 500:
+			if status == 0 || status >= 502 && status <= 504 {
+				if n := x.gatewayErr.Add(1); o.ConsecutiveGateway > 0 && n == o.ConsecutiveGateway && !reached(o.EnforceGateway) {
+					return
+				}
+			} else {
+				x.gatewayErr.Store(0)
+			}
+			if n := x.serverErrs.Add(1); o.Consecutive5xx > 0 && n == o.Consecutive5xx {
+				reached(o.Enforce5xx)
+			}
+		default:
+			x.forgive()
 		}
 	}
+}
+
+// forgive forgets the failures.
+func (x *outlier) forgive() {
+	for _, n := range [...]*atomic.Uint32{&x.serverErrs, &x.gatewayErr, &x.localErrs} {
+		if n.Load() != 0 {
+			n.Store(0)
+		}
+	}
+}
+
+// eject marks x as ejected and returns for how long. The cluster's mutex is held.
+func (x *outlier) eject(o *config.Outlier, random uint64) time.Duration {
+	x.times++
+	d := min(o.BaseEjection*time.Duration(x.times), max(o.MaxEjection, o.BaseEjection))
+	if o.Jitter > 0 {
+		d += time.Duration(random % uint64(o.Jitter))
+	}
+	x.until = time.Now().Add(d)
+	x.ejected.Store(true)
+	return d
+}
+
+// back ends x's ejection if its time has come, and reports whether it did. The cluster's mutex is held.
+func (x *outlier) back(now time.Time) bool {
+	if !x.ejected.Load() || now.Before(x.until) {
+		return false
+	}
+	x.forgive()
+	x.ejected.Store(false)
+	return true
 }
 
 // eject takes h out of balancing for a while, unless too many are out already.
@@ -74,13 +108,7 @@ func (c *cluster) eject(h *host, enforce uint32) {
 	if c.ejected >= most || o.MaxEjectionPercent == 0 && !o.AlwaysEjectOne {
 		return
 	}
-	h.outlier.times++
-	d := min(o.BaseEjection*time.Duration(h.outlier.times), max(o.MaxEjection, o.BaseEjection))
-	if o.Jitter > 0 {
-		d += time.Duration(c.p.workers[0].random() % uint64(o.Jitter))
-	}
-	h.outlier.until = time.Now().Add(d)
-	h.outlier.ejected.Store(true)
+	d := h.outlier.eject(o, c.p.workers[0].random())
 	c.ejected++
 	c.epoch.Add(1)
 	c.countMembers()
@@ -92,15 +120,11 @@ func (c *cluster) eject(h *host, enforce uint32) {
 func (c *cluster) uneject(now time.Time) {
 	back := false
 	for _, h := range c.hosts {
-		if !h.outlier.ejected.Load() || now.Before(h.outlier.until) {
-			continue
+		h.unejectPods(now)
+		if h.outlier.back(now) {
+			c.ejected--
+			back = true
 		}
-		h.outlier.serverErrs.Store(0)
-		h.outlier.gatewayErr.Store(0)
-		h.outlier.localErrs.Store(0)
-		h.outlier.ejected.Store(false)
-		c.ejected--
-		back = true
 	}
 	if back {
 		c.epoch.Add(1)

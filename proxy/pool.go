@@ -21,6 +21,7 @@ type pool struct {
 	waiting []*stream
 	total   int // connections made or being made
 	dialing int
+	shunned int  // new connections in a row that led to ejected pods
 	gone    bool // the host is retired: it serves the requests that began with it, and keeps no connection
 }
 
@@ -152,6 +153,17 @@ func (p *pool) dial(s *stream) {
 			}
 			return
 		}
+		pod := p.h.podOf(st)
+		if p.shuns(pod) {
+			c.close()
+			pod.left()
+			p.total--
+			if len(p.waiting) > p.dialing {
+				p.dial(p.waiting[0])
+			}
+			return
+		}
+		u.pod, u.shunned = pod, pod.ejected()
 		if p.speaks == config.HTTPAuto {
 			p.speaks = config.HTTP1
 			if st != nil && st.info.ALPN == "h2" {
@@ -159,7 +171,9 @@ func (p *pool) dial(s *stream) {
 			}
 		}
 		if p.speaks == config.HTTP2 {
-			p.joinH2(p.beginH2(c, st))
+			h2 := p.beginH2(c, st)
+			h2.pod, h2.shunned = u.pod, u.shunned
+			p.joinH2(h2)
 			return
 		}
 		u.begin(c, st)
@@ -219,6 +233,7 @@ func (p *pool) dropH2(u *h2Up) {
 func (p *pool) removeH2(u *h2Up) {
 	p.dropH2(u)
 	p.total--
+	u.pod.left()
 	if len(p.waiting) > 0 && p.dialing == 0 {
 		p.dial(p.waiting[0])
 	}
@@ -273,6 +288,7 @@ func (p *pool) release(u *upConn) {
 // remove forgets a connection that is closed.
 func (p *pool) remove(u *upConn) {
 	p.total--
+	u.pod.left()
 	for i, x := range p.idle {
 		if x == u {
 			p.idle = append(p.idle[:i], p.idle[i+1:]...)
@@ -302,7 +318,7 @@ type dialOptions struct {
 	sni    string        // empty: the TLS context's
 	alpn   []string      // nil: the TLS context's
 	within time.Duration // the time-out; 0: the cluster's
-	slow   func()        // called if a gateway has not taken the connection in answersWithin; may be nil
+	slow   func()        // called if the host has not taken the connection in answersWithin; may be nil
 }
 
 // errConnectTimeout says that connecting took too long.
@@ -362,7 +378,7 @@ func (w *worker) dial(h *host, o dialOptions, done func(*conn, *tlsState, error)
 		within = min(within, o.within)
 	}
 	w.loop.Arm(&d.timer, within)
-	if h.gateway {
+	if within > answersWithin {
 		d.slow.Fire = d.onSlow
 		w.loop.Arm(&d.slow, answersWithin)
 	}
@@ -382,8 +398,8 @@ func (d *dialing) onSlow() {
 // onWrite goes on when the connection is made.
 func (d *dialing) onWrite() {
 	d.slow.Stop()
-	d.h.answers()
 	if d.h.tls == nil {
+		d.h.answers()
 		d.finish(nil)
 		return
 	}
@@ -415,9 +431,7 @@ func (d *dialing) fail(err error) {
 	if done == nil {
 		return
 	}
-	if d.c == nil || !d.c.connected {
-		d.h.suspected(err.Error())
-	}
+	d.h.suspected(err.Error())
 	d.cancel()
 	d.h.counts.CxConnectFail.Add(1)
 	d.h.cluster.countFailure(d.w, err)

@@ -47,7 +47,7 @@ func (s *stream) retryResponse(status int) bool {
 	if p == nil || !s.retriable(p, status) || !s.mayRetry(p) {
 		return false
 	}
-	s.member.host.result(s.outlierStatus(status))
+	s.result(s.outlierStatus(status))
 	s.detach()
 	s.closeAttempt()
 	s.scheduleRetry(p)

@@ -193,7 +193,7 @@ func (s *stream) try() {
 		s.finalFailure(503, "no healthy upstream", "no_healthy_upstream")
 		return
 	}
-	s.member = m
+	s.member, s.pod = m, nil
 	s.attempt++
 	s.open = true
 	st := s.cl.stat(s.w)
@@ -417,7 +417,7 @@ func (s *stream) onTimeout() {
 	s.cl.stat(s.w).RqTimeout.Inc()
 	if s.up != nil {
 		s.member.host.counts.RqTimeout.Add(1)
-		s.member.host.result(0)
+		s.result(0)
 	}
 	if s.deadline { // the client's own, which it takes for its own if it comes from here
 		s.flags |= accesslog.DurationTimeout
@@ -437,7 +437,7 @@ func (s *stream) onTimeout() {
 func (s *stream) onPerTry() {
 	s.cl.stat(s.w).RqPerTryTimeout.Inc()
 	s.member.host.counts.RqTimeout.Add(1)
-	s.member.host.result(0)
+	s.result(0)
 	s.detach()
 	s.closeAttempt()
 	if s.retryTimeout() {

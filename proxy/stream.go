@@ -40,6 +40,8 @@ type upstream interface {
 	cancel()
 	// facts describe the connection.
 	facts() (local netip.AddrPort, tls *tlsState, protocol string)
+	// leadsTo returns the pod behind a gateway that answers; nil: the host does.
+	leadsTo() *pod
 }
 
 // stream is one request with its response. It is reused.
@@ -105,6 +107,7 @@ type stream struct {
 	upLocal    netip.AddrPort
 	upTLS      *tlsState
 	upProtocol string
+	pod        *pod
 
 	timeout, perTry, idle, wait, maxTimer loop.Timer
 	then                                  func() // when wait is over
@@ -320,6 +323,7 @@ func (s *stream) attach(u upstream) {
 	s.up = u
 	u.open(s)
 	s.upLocal, s.upTLS, s.upProtocol = u.facts()
+	s.pod = u.leadsTo()
 	s.beforeAttempt()
 	s.upgradeBy(u)
 	end := s.reqDone && len(s.body) == 0 && !s.hasReqTrailers
@@ -359,7 +363,7 @@ func (s *stream) upHead(status int, end bool) {
 	if s.retryResponse(status) {
 		return
 	}
-	s.member.host.result(s.outlierStatus(status))
+	s.result(s.outlierStatus(status))
 	s.closeAttempt()
 	st := s.cl.stat(s.w)
 	st.RqCompleted.Inc()
@@ -400,7 +404,7 @@ func (s *stream) upEnd(trailers *header.Header) {
 // part of a response has come, innocent that the request is not the cause: the connection had served
 // before, or the host fell silent.
 func (s *stream) upReset(f failure, got, innocent bool) {
-	s.member.host.result(0)
+	s.result(0)
 	if s.responded {
 		s.flags |= accesslog.UpstreamConnectionTermination
 		if f.reason == protocolError {

@@ -50,9 +50,9 @@ type worker struct {
 	// sessions are the downstream connections, for draining and the end.
 	sessions map[session]struct{}
 	h2ups    map[*h2Up]struct{}
-	conns    map[*conn]struct{} // all of them
-	far      map[*conn]struct{} // those to other networks' gateways
-	suspects map[*host]struct{} // of all loops; the first worker rechecks for all
+	conns    map[*conn]struct{}   // all of them
+	far      map[*conn]struct{}   // those to other networks' gateways
+	suspects map[*host]*suspicion // of all loops; the first worker rechecks for all
 }
 
 // session is what a downstream connection is used for.
@@ -73,7 +73,7 @@ func newWorker(p *Proxy, idx int) (*worker, error) {
 	w := &worker{
 		p: p, idx: idx, loop: l,
 		in: make([]byte, plainSize), cin: make([]byte, cipherSize), cout: make([]byte, 0, cipherSize), scratch: make([]byte, 0, 1024),
-		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, suspects: map[*host]struct{}{}, logs: map[string]*accesslog.Buffer{},
+		acceptors: map[*socket]*acceptor{}, sessions: map[session]struct{}{}, h2ups: map[*h2Up]struct{}{}, conns: map[*conn]struct{}{}, far: map[*conn]struct{}{}, suspects: map[*host]*suspicion{}, logs: map[string]*accesslog.Buffer{},
 	}
 	w.account.limit = p.memory / len(p.load)
 	l.BatchDone = w.flush
