@@ -115,7 +115,8 @@ func hasAuto(s *mesh.HostService) bool {
 // differ reports whether a service does not look the same in all clusters that have it.
 func differ(s *mesh.HostService) bool {
 	for _, p := range s.Parts[1:] {
-		if p.Headless != s.Parts[0].Headless || p.Type != s.Parts[0].Type || !slices.Equal(p.Ports, s.Parts[0].Ports) {
+		first := s.Parts[0]
+		if p.Headless != first.Headless || p.Type != first.Type || p.ExternalName != first.ExternalName || !slices.Equal(p.Ports, first.Ports) {
 			return true
 		}
 	}
@@ -269,7 +270,7 @@ func keepWideAlive(c *clusterv3.Cluster) {
 
 // locality makes the weights of localities count where endpoints are ordered by locality.
 func (r clusterRow) locality(c *clusterv3.Cluster, v clusterView, policy *networking.TrafficPolicy) {
-	if x := preferenceOf(policy, v.settings.prefer); x.any() && !x.regions {
+	if x := preferenceFor(r.svc, policy, v.settings.prefer); x.any() && !x.regions {
 		c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		}

@@ -30,6 +30,7 @@ type endpointView struct {
 	labels   string
 	only     string // the networks, joined by commas, of which alone it sees endpoints; "" is all
 	locality mesh.Locality
+	node     string
 	families Family
 	networks *mesh.Networks
 	prefer   *networking.LocalityLoadBalancerSetting     // MeshConfig's
@@ -60,14 +61,17 @@ func placesEndpoints(r *mesh.Rule) bool {
 
 func toEndpointView(s *mesh.Snapshot, p Proxy, w *workload) endpointView {
 	return endpointView{
-		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, p.View, p.Locality, p.Families,
+		p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, p.View, p.Locality, p.Node, p.Families,
 		s.Networks(), s.Config().LocalityLB, s.Config().DefaultPolicy, s.Config().AutoMTLS, w.passthrough != "",
 		p.Dialect != GRPC || p.SNI,
 	}
 }
 
 func (r endpointRow) need() need {
-	n := need{cluster: differ(r.svc) || r.svc.ClusterLocal, network: true, router: headless(r.svc), labels: r.labels()}
+	n := need{
+		cluster: differ(r.svc) || r.svc.ClusterLocal || r.svc.ByNode(), network: true, router: headless(r.svc), labels: r.labels(),
+		locality: r.svc.Distribution != "", node: r.svc.ByNode(),
+	}
 	r.any(func(rule *mesh.Rule) bool {
 		return anyPolicy(rule, func(p *networking.TrafficPolicy) bool {
 			x := preferenceOf(p, nil)
@@ -99,6 +103,9 @@ func (v endpointView) narrow(n need) endpointView {
 	}
 	if !n.locality {
 		v.locality, v.prefer = mesh.Locality{}, nil
+	}
+	if !n.node {
+		v.node = ""
 	}
 	v.labels = pick(v.labels, n.labels)
 	return v
@@ -150,7 +157,7 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 		mesh.Locality
 		tier uint32
 	}
-	groups, preferred := map[group][]*endpointv3.LbEndpoint{}, preferenceOf(policy, v.prefer)
+	groups, preferred := map[group][]*endpointv3.LbEndpoint{}, preferenceFor(r.svc, policy, v.prefer)
 	remotes := map[string]*remote{}
 	scale := uint32(1)
 	if v.wide {
@@ -200,6 +207,9 @@ func (r endpointRow) localities(v endpointView, port uint16, subset *networking.
 }
 
 func (r endpointRow) sees(v endpointView, e *mesh.Endpoint) bool {
+	if r.svc.In(v.cluster).NodeLocal && (e.Cluster != v.cluster || e.Node != v.node) {
+		return false
+	}
 	if r.svc.ClusterLocal && e.Cluster != v.cluster {
 		return false
 	}

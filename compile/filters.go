@@ -15,6 +15,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 
@@ -110,6 +111,9 @@ func (s httpSettings) tcp(statPrefix string, to ...weighted) []*listenerv3.Filte
 func (s httpSettings) tcpWithin(l connectionLimits, statPrefix string, to ...weighted) []*listenerv3.Filter {
 	t := &tcpproxy.TcpProxy{
 		StatPrefix: statPrefix, AccessLog: s.log.accessLogs(false), IdleTimeout: l.idle, MaxDownstreamConnectionDuration: l.most,
+	}
+	if l.bySource {
+		t.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
 	}
 	if len(to) == 1 {
 		t.ClusterSpecifier = &tcpproxy.TcpProxy_Cluster{Cluster: to[0].cluster}

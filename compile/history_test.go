@@ -71,14 +71,16 @@ func (h *history) object() mesh.Object {
 	case 6, 7:
 		return h.pod(ns, i)
 	case 8:
-		return &mesh.Node{Cluster: h.cluster(), Name: "n" + strconv.Itoa(h.IntN(2)), Locality: mesh.Locality{Region: oneOf(h.Rand, "r1", "r2"), Zone: oneOf(h.Rand, "z1", "z2")}}
+		return &mesh.Node{Cluster: h.cluster(), Name: "n" + strconv.Itoa(h.IntN(2)), Locality: mesh.Locality{Region: oneOf(h.Rand, "r1", "r2"), Zone: oneOf(h.Rand, "z1", "z2")},
+			Address: oneOf(h.Rand, "", "192.0.2.11"), Labels: map[string]string{"edge": oneOf(h.Rand, "0", "1")}}
 	case 9:
-		return &mesh.Namespace{Cluster: h.cluster(), Name: "istio-system", Labels: map[string]string{"topology.istio.io/network": oneOf(h.Rand, "", "net-1", "net-2")}}
+		return &mesh.Namespace{Cluster: h.cluster(), Name: oneOf(h.Rand, "istio-system", "istio-system", ns), Labels: map[string]string{"topology.istio.io/network": oneOf(h.Rand, "", "net-1", "net-2")}, Distribution: oneOf(h.Rand, "", mesh.SameZone)}
 	case 10:
 		c := h.cluster()
 		return &mesh.Service{Cluster: c, Namespace: "istio-system", Name: "eastwest", Labels: map[string]string{"topology.istio.io/network": oneOf(h.Rand, "net-1", "net-2")},
 			Addresses: oneOf(h.Rand, nil, []string{"192.0.2." + strconv.Itoa(h.IntN(4))}, []string{"192.0.2.8", "192.0.2.9"}), ClusterIPs: []string{"10.9.9.9"},
-			Ports: []mesh.ServicePort{{Name: "tls", Number: 15443}}}
+			Type: oneOf(h.Rand, mesh.LoadBalancer, mesh.NodePort), NodeSelector: oneOf(h.Rand, nil, map[string]string{}, map[string]string{"edge": "1"}),
+			Ports: []mesh.ServicePort{{Name: "tls", Number: 15443, NodePort: 31443}}}
 	case 11:
 		return h.rule(meta, name, ns)
 	case 12:
@@ -111,7 +113,10 @@ func (h *history) service(ns, name string, i int) *mesh.Service {
 	if old, ok := h.objects[s.Key()].(*mesh.Service); ok {
 		*s = *old
 	}
-	switch h.IntN(6) {
+	switch h.IntN(7) {
+	case 6:
+		s.NodeLocal = h.IntN(4) == 0
+		s.Distribution = oneOf(h.Rand, "", "", mesh.SameZone, mesh.SameNode)
 	case 5: // another name of some Service, itself perhaps, or no longer
 		s.Type = oneOf(h.Rand, mesh.ClusterIP, mesh.ExternalName)
 		j := h.IntN(small)

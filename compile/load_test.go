@@ -89,9 +89,15 @@ func (o *object) mesh(cluster string) (mesh.Object, error) {
 	spec := func(x proto.Message) error { return protojson.Unmarshal(o.Spec, x) }
 	switch o.Kind {
 	case "Namespace":
-		return &mesh.Namespace{Cluster: cluster, Name: m.Name, Labels: m.Labels}, nil
+		return &mesh.Namespace{Cluster: cluster, Name: m.Name, Labels: m.Labels, Distribution: mesh.ParseDistribution(m.Annotations["networking.istio.io/traffic-distribution"])}, nil
 	case "Node":
-		return &mesh.Node{Cluster: cluster, Name: m.Name, Locality: mesh.LocalityOf(m.Labels)}, nil
+		var status struct{ Addresses []struct{ Address string } }
+		n := &mesh.Node{Cluster: cluster, Name: m.Name, Locality: mesh.LocalityOf(m.Labels), Labels: m.Labels}
+		err := unmarshal(o.Status, &status)
+		for _, a := range status.Addresses {
+			n.Address = a.Address
+		}
+		return n, err
 	case "Service":
 		return o.service(meta)
 	case "EndpointSlice":
@@ -136,10 +142,13 @@ func (o *object) service(m mesh.Meta) (*mesh.Service, error) {
 		Type         string
 		ClusterIP    string
 		ExternalName string
-		Selector     map[string]string
-		Ports        []struct {
+
+		InternalTrafficPolicy, TrafficDistribution string
+
+		Selector map[string]string
+		Ports    []struct {
 			Name, Protocol, AppProtocol string
-			Port                        uint16
+			Port, NodePort              uint16
 			TargetPort                  any
 		}
 	}
@@ -156,6 +165,13 @@ func (o *object) service(m mesh.Meta) (*mesh.Service, error) {
 	if s.Type == "" {
 		s.Type = mesh.ClusterIP
 	}
+	s.NodeLocal = spec.InternalTrafficPolicy == "Local"
+	s.Distribution = mesh.ParseDistribution(spec.TrafficDistribution)
+	if text, ok := o.Metadata.Annotations["traffic.istio.io/nodeSelector"]; ok {
+		if err := json.Unmarshal([]byte(text), &s.NodeSelector); err != nil {
+			return nil, err
+		}
+	}
 	if e := o.Metadata.Annotations["networking.istio.io/exportTo"]; e != "" {
 		s.ExportTo = strings.Split(e, ",")
 	}
@@ -170,7 +186,7 @@ func (o *object) service(m mesh.Meta) (*mesh.Service, error) {
 		s.Addresses = append(s.Addresses, i.IP)
 	}
 	for _, p := range spec.Ports {
-		q := mesh.ServicePort{Name: p.Name, Number: p.Port, Transport: p.Protocol, AppProtocol: p.AppProtocol}
+		q := mesh.ServicePort{Name: p.Name, Number: p.Port, Transport: p.Protocol, AppProtocol: p.AppProtocol, NodePort: p.NodePort}
 		switch x := p.TargetPort.(type) {
 		case float64:
 			q.TargetPort = uint16(x)

@@ -56,6 +56,18 @@ func preferenceOf(p *networking.TrafficPolicy, byDefault *networking.LocalityLoa
 	return x
 }
 
+// preferenceFor returns what a policy says, or the Service where it says nothing of localities, or MeshConfig.
+func preferenceFor(s *mesh.HostService, p *networking.TrafficPolicy, byDefault *networking.LocalityLoadBalancerSetting) preference {
+	if lb := p.GetLoadBalancer(); s.Distribution == "" || lb.GetZoneAwareLbSetting() != nil || lb.GetLocalityLbSetting() != nil {
+		return preferenceOf(p, byDefault)
+	}
+	x := preference{labels: []string{networkLabel, "topology.kubernetes.io/region", "topology.kubernetes.io/zone"}}
+	if s.Distribution == mesh.SameNode {
+		x.labels = append(x.labels, "topology.istio.io/subzone", mesh.HostnameLabel)
+	}
+	return x
+}
+
 // any reports whether the proxy's place, or its labels, can matter.
 func (x preference) any() bool {
 	return len(x.distribute)+len(x.labels) > 0 || x.distances || x.regions
@@ -111,6 +123,8 @@ func (v endpointView) label(labels map[string]string, key string) string {
 		return v.locality.Zone
 	case "topology.istio.io/subzone":
 		return v.locality.Subzone
+	case mesh.HostnameLabel:
+		return v.node
 	}
 	return labels[key]
 }

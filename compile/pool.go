@@ -97,6 +97,7 @@ func http2Options(h *networking.ConnectionPoolSettings_HTTPSettings) *core.Http2
 // Nil fields say nothing.
 type connectionLimits struct {
 	idle, most *durationpb.Duration
+	bySource   bool // those of one client go to one host
 }
 
 // limitsTCP reports whether a policy has connection limits.
@@ -104,7 +105,9 @@ func limitsTCP(p *networking.TrafficPolicy) bool { return connectionLimitsOf(p) 
 
 func connectionLimitsOf(p *networking.TrafficPolicy) connectionLimits {
 	tcp := p.GetConnectionPool().GetTcp()
-	return connectionLimits{tcp.GetIdleTimeout(), tcp.GetMaxConnectionDuration()}
+	return connectionLimits{
+		tcp.GetIdleTimeout(), tcp.GetMaxConnectionDuration(), p.GetLoadBalancer().GetConsistentHash().GetUseSourceIp(),
+	}
 }
 
 func common(h *httpv3.HttpProtocolOptions) *core.HttpProtocolOptions {

@@ -51,6 +51,7 @@ type Proxy struct {
 	Dialect   Dialect
 	SNI       bool // of the dialect gRPC: sends the server names that gateways to other networks choose by
 	Families  Family
+	Node      string // "" while no Service makes a difference between nodes
 	Labels    string // of the Pod, as "k=v" sorted and joined by commas
 	Ports     string // that containers name, as "name=number" sorted and joined by commas
 }
@@ -70,7 +71,7 @@ func Of(s *mesh.Snapshot, pod *mesh.Pod, n Node) Proxy {
 	p := Proxy{
 		Router: n.Router, Dialect: n.Dialect, SNI: n.SNI && n.Dialect == GRPC, View: sortedSet(n.View),
 		Cluster: pod.Cluster, Namespace: pod.Namespace,
-		Network: s.PodNetwork(pod), Locality: s.PodLocality(pod),
+		Network: s.PodNetwork(pod), Locality: s.PodLocality(pod), Node: s.PodNode(pod),
 		Labels: joinLabels(pod.Labels),
 	}
 	for _, ip := range pod.IPs {

@@ -68,12 +68,15 @@ type (
 
 // need is what of a proxy a row's resources may depend on, beyond what all depend on.
 type need struct {
-	cluster, network, locality, router bool
-	labels                             string // keys, sorted, joined by commas
+	cluster, network, locality, node, router bool
+	labels                                   string // keys, sorted, joined by commas
 }
 
 func (n need) or(o need) need {
-	return need{n.cluster || o.cluster, n.network || o.network, n.locality || o.locality, n.router || o.router, union(n.labels, o.labels)}
+	return need{
+		n.cluster || o.cluster, n.network || o.network, n.locality || o.locality, n.node || o.node, n.router || o.router,
+		union(n.labels, o.labels),
+	}
 }
 
 func union(a, b string) string {

@@ -163,7 +163,7 @@ func (l *loop) see(client *xds.Client) *seen {
 		return last // not there yet, or gone already: then it goes on with what it was while it shuts down
 	}
 	network, locality := l.snap.PodNetwork(pod), l.snap.PodLocality(pod)
-	if pod == last.pod && network == last.network && locality == last.locality {
+	if pod == last.pod && network == last.network && locality == last.locality && l.snap.PodNode(pod) == last.proxy.Node {
 		return last
 	}
 	return &seen{pod: pod, network: network, locality: locality, since: last.since, proxy: compile.Of(l.snap, pod, p.node)}

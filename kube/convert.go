@@ -1,8 +1,11 @@
 package kube
 
 import (
+	"cmp"
+	"encoding/json"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,9 +18,11 @@ import (
 
 // Labels and annotations that are read.
 const (
-	exportToAnnotation = "networking.istio.io/exportTo"
-	networkLabel       = "topology.istio.io/network"
-	templateHash       = "pod-template-hash"
+	exportToAnnotation     = "networking.istio.io/exportTo"
+	nodeSelectorAnnotation = "traffic.istio.io/nodeSelector"
+	distributionAnnotation = "networking.istio.io/traffic-distribution"
+	networkLabel           = "topology.istio.io/network"
+	templateHash           = "pod-template-hash"
 )
 
 // service returns the mesh's form and the host names among its addresses, which are yet to be
@@ -32,6 +37,14 @@ func service(cluster string, s *corev1.Service) (*mesh.Service, []string) {
 		if ns = strings.TrimSpace(ns); ns != "" {
 			m.ExportTo = append(m.ExportTo, ns)
 		}
+	}
+	if text, ok := s.Annotations[nodeSelectorAnnotation]; ok && json.Unmarshal([]byte(cmp.Or(text, "{}")), &m.NodeSelector) != nil {
+		m.NodeSelector = nil // as without: it has no addresses, which the mesh tells of its network
+	}
+	m.NodeLocal = s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	m.Distribution = mesh.ParseDistribution(s.Annotations[distributionAnnotation])
+	if d := s.Spec.TrafficDistribution; d != nil {
+		m.Distribution = cmp.Or(mesh.ParseDistribution(*d), m.Distribution)
 	}
 	ips := s.Spec.ClusterIPs
 	if len(ips) == 0 && s.Spec.ClusterIP != "" {
@@ -187,12 +200,21 @@ func workload(p *corev1.Pod) (name, kind string) {
 	return o.Name, o.Kind
 }
 
-func node(cluster string, n *metav1.PartialObjectMetadata) *mesh.Node {
-	return &mesh.Node{Cluster: cluster, Name: n.Name, Locality: mesh.LocalityOf(n.Labels)}
+func node(cluster string, n *corev1.Node) *mesh.Node {
+	m := &mesh.Node{Cluster: cluster, Name: n.Name, Locality: mesh.LocalityOf(n.Labels), Labels: n.Labels}
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} { // the better one last
+		i := slices.IndexFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == kind && isIP(a.Address) })
+		if i >= 0 {
+			m.Address = n.Status.Addresses[i].Address
+		}
+	}
+	return m
 }
 
 func namespace(cluster string, n *metav1.PartialObjectMetadata) *mesh.Namespace {
-	return &mesh.Namespace{Cluster: cluster, Name: n.Name, Labels: n.Labels}
+	return &mesh.Namespace{
+		Cluster: cluster, Name: n.Name, Labels: n.Labels, Distribution: mesh.ParseDistribution(n.Annotations[distributionAnnotation]),
+	}
 }
 
 // credential returns nil for a Secret that holds no TLS material, or that is the CA's own or an

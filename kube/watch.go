@@ -367,7 +367,14 @@ func remoteKinds(cluster string) []watched {
 				}
 				return nil
 			}},
-		metadataKind("nodes", cluster, mesh.KindNode, func(m *metav1.PartialObjectMetadata) mesh.Object { return node(cluster, m) }),
+		{name: "nodes", sample: &corev1.Node{}, kind: mesh.KindNode, // whole, for their addresses
+			key: func(o metav1.Object) mesh.Key {
+				return mesh.Key{Cluster: cluster, Kind: mesh.KindNode, Name: o.GetName()}
+			},
+			lw: func(c *Client) cache.ListerWatcher {
+				return listWatch(c.kube.CoreV1().Nodes().List, c.kube.CoreV1().Nodes().Watch, "")
+			},
+			convert: func(_ *feed, o runtime.Object) mesh.Object { return node(cluster, o.(*corev1.Node)) }},
 		metadataKind("namespaces", cluster, mesh.KindNamespace, func(m *metav1.PartialObjectMetadata) mesh.Object { return namespace(cluster, m) }),
 	}
 }

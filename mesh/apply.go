@@ -68,8 +68,12 @@ func (b *builder) event(e Event) {
 		}
 	case KindNode:
 		c := b.clusterOf(k.Cluster)
-		if _, ok := edit(b, &c.nodes, k.Name, row[*Node](e), gone); ok {
-			mark(b.nodes, c, k.Name)
+		now := row[*Node](e)
+		if old, ok := edit(b, &c.nodes, k.Name, now, gone); ok {
+			b.networked = b.networked || b.networks.byNode
+			if old == nil || now == nil || old.Locality != now.Locality {
+				mark(b.nodes, c, k.Name)
+			}
 		}
 	case KindNamespace:
 		b.namespaced(k, row[*Namespace](e))
@@ -175,6 +179,9 @@ func (b *builder) namespaced(k Key, o *Namespace) {
 	sp := b.spaceOf(k.Cluster, k.Name)
 	if reflect.DeepEqual(sp.namespace, o) {
 		return
+	}
+	if sp.namespace.distribution() != o.distribution() {
+		b.markNamespace(k.Name)
 	}
 	sp.namespace = o
 	b.touched = true

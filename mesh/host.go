@@ -26,7 +26,13 @@ type HostService struct {
 	Parts                 []*Service   // the local cluster's first, then by cluster; never empty
 	ExportTo              []string     // namespaces that see it: nil is all; "." its own
 	ClusterLocal          bool         // each cluster keeps its own endpoints to itself
+	Distribution          Distribution // of the first part
 	Alias                 *HostService // of what it is another name, by type ExternalName; nil if it stands for itself
+}
+
+// ByNode reports whether it matters on which node a client is.
+func (s *HostService) ByNode() bool {
+	return s != nil && (s.Distribution == SameNode || slices.ContainsFunc(s.Parts, func(p *Service) bool { return p.NodeLocal }))
 }
 
 // Concrete returns the Service that is meant: the one that this is another name of, or itself.
@@ -135,7 +141,11 @@ type Endpoint struct {
 	Locality Locality
 	Hostname string // of a headless Service's pod
 	Pod      *Pod   // nil if it is none
+	Node     string // "" if that is not known
 }
+
+// HostnameLabel is the label of a node by which it is itself.
+const HostnameLabel = "kubernetes.io/hostname"
 
 // Label returns a label of the endpoint: its Pod's, or one that the mesh knows.
 func (e *Endpoint) Label(key string) string {
@@ -150,6 +160,8 @@ func (e *Endpoint) Label(key string) string {
 		return e.Locality.Zone
 	case "topology.istio.io/subzone":
 		return e.Locality.Subzone
+	case HostnameLabel:
+		return e.Node
 	}
 	if e.Pod == nil {
 		return ""

@@ -31,13 +31,13 @@ func set(objects ...Object) (es []Event) {
 // Services of one name are one host, wherever they are, in whatever order events come.
 func TestSameness(t *testing.T) {
 	network := func(c string) *Namespace {
-		return &Namespace{c, "istio-system", map[string]string{"topology.istio.io/network": "net-" + c}}
+		return &Namespace{Cluster: c, Name: "istio-system", Labels: map[string]string{"topology.istio.io/network": "net-" + c}}
 	}
 	objects := []Object{
 		svc("c1", "sample", "helloworld"), svc("c2", "sample", "helloworld"),
 		slice("c1", "sample", "helloworld", "p1", "10.1.0.1"), slice("c2", "sample", "helloworld", "p2", "10.1.0.1"),
 		pod("c1", "sample", "p1", "10.1.0.1"), pod("c2", "sample", "p2", "10.1.0.1"),
-		network("c1"), network("c2"), &Node{"c2", "n1", Locality{"r", "z", ""}},
+		network("c1"), network("c2"), &Node{Cluster: "c2", Name: "n1", Locality: Locality{"r", "z", ""}},
 	}
 	for shift := range objects {
 		s := New(Settings{Cluster: "c2"})

@@ -29,6 +29,7 @@ type Networks struct {
 	Gateways []NetworkGateway  // by network, cluster and address
 	clusters map[string]string // by cluster ID: what the system namespace's label says
 	ranges   []ipRange         // of MeshNetworks
+	byNode   bool              // some gateway is reached through its cluster's nodes
 }
 
 type ipRange struct {
@@ -56,7 +57,7 @@ func (n *Networks) To(network string) []NetworkGateway {
 }
 
 func (n *Networks) equal(o *Networks) bool {
-	if len(n.clusters) != len(o.clusters) {
+	if len(n.clusters) != len(o.clusters) || n.byNode != o.byNode {
 		return false
 	}
 	for k, v := range n.clusters {
@@ -122,6 +123,12 @@ func (s *Snapshot) findNetworks() *Networks {
 				for _, a := range svc.Addresses {
 					add(net, id, a, svc.gatewayPort())
 				}
+				if port := svc.nodePort(svc.gatewayPort()); port != 0 {
+					n.byNode = true
+					for _, a := range c.addresses(svc.NodeSelector) {
+						add(net, id, a, port)
+					}
+				}
 			}
 		}
 	}
@@ -157,6 +164,29 @@ func (s *Snapshot) findNetworks() *Networks {
 		return a.Network == b.Network && a.Address == b.Address && a.Port == b.Port
 	})
 	return n
+}
+
+// nodePort returns the port of nodes that leads to one of a Service by which it is reached through them, or 0.
+func (s *Service) nodePort(port uint16) uint16 {
+	if s.Type != NodePort || s.NodeSelector == nil {
+		return 0
+	}
+	for _, p := range s.Ports {
+		if p.Number == port && p.Protocol() != UDP {
+			return p.NodePort
+		}
+	}
+	return 0
+}
+
+// addresses returns those of the nodes that have all these labels.
+func (c *cluster) addresses(selector map[string]string) (list []string) {
+	for n := range c.nodes.All() {
+		if n.Address != "" && Selects(selector, n.Labels) {
+			list = append(list, n.Address)
+		}
+	}
+	return list
 }
 
 // gatewayPort returns the port for other networks of a Service that is a gateway.

@@ -3,6 +3,7 @@ package mesh
 import (
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -105,6 +106,32 @@ type Service struct {
 	Addresses []string
 	Ports     []ServicePort
 	Created   time.Time
+	// NodeSelector is the labels of the nodes by whose addresses and node ports the Service is reached from
+	// outside its cluster, as annotation traffic.istio.io/nodeSelector says; nil without one, and empty is all.
+	NodeSelector map[string]string
+	NodeLocal    bool         // internalTrafficPolicy: Local
+	Distribution Distribution // "" for what the namespace says
+}
+
+// Distribution says which endpoints clients prefer, as far as they are ready.
+type Distribution string
+
+// Distributions.
+const (
+	SameZone Distribution = "zone"
+	SameNode Distribution = "node"
+)
+
+// ParseDistribution reads spec.trafficDistribution of a Service, or annotation networking.istio.io/traffic-distribution
+// of it or its namespace, in any case; what is not known prefers none.
+func ParseDistribution(s string) Distribution {
+	switch strings.ToLower(s) {
+	case "preferclose", "prefersamezone":
+		return SameZone
+	case "prefersamenode":
+		return SameNode
+	}
+	return ""
 }
 
 // Key implements Object.
@@ -181,6 +208,8 @@ type PodPort struct {
 type Node struct {
 	Cluster, Name string
 	Locality      Locality
+	Labels        map[string]string
+	Address       string // by which other clusters reach it: its first of type ExternalIP, or else InternalIP
 }
 
 // Key implements Object.
@@ -191,10 +220,18 @@ func (n *Node) Key() Key { return Key{n.Cluster, KindNode, "", n.Name} }
 type Namespace struct {
 	Cluster, Name string
 	Labels        map[string]string
+	Distribution  Distribution // of its Services that say nothing
 }
 
 // Key implements Object.
 func (n *Namespace) Key() Key { return Key{n.Cluster, KindNamespace, "", n.Name} }
+
+func (n *Namespace) distribution() Distribution {
+	if n == nil {
+		return ""
+	}
+	return n.Distribution
+}
 
 // Meta is what user objects have in common. Only those of the local cluster count.
 type Meta struct {

@@ -28,6 +28,7 @@ func (b *builder) remake() {
 			b.replace(h)
 		}
 		b.indexAlias(old, h)
+		b.placed += btoi(h.Service.ByNode()) - btoi(old != nil && old.Service.ByNode())
 		if routed || ruled {
 			queue = append(queue, b.aliases.prefixed(name+" ")...)
 		}
@@ -128,7 +129,12 @@ func (b *builder) host(name string, old *Host) *Host {
 	}
 	s.ExportTo = exportTo(s.Parts[0].ExportTo, b.config.Spec.GetDefaultServiceExportTo())
 	s.ClusterLocal = b.config.clusterLocal(name)
-	if o := old.Service; o != nil && slices.Equal(o.Parts, s.Parts) && slices.Equal(o.ExportTo, s.ExportTo) && o.ClusterLocal == s.ClusterLocal && o.Alias == s.Alias {
+	s.Distribution = s.Parts[0].Distribution
+	if ns := b.Namespace(s.Parts[0].Cluster, namespace); ns != nil {
+		s.Distribution = cmp.Or(s.Distribution, ns.Distribution)
+	}
+	if o := old.Service; o != nil && slices.Equal(o.Parts, s.Parts) && slices.Equal(o.ExportTo, s.ExportTo) && o.ClusterLocal == s.ClusterLocal &&
+		o.Distribution == s.Distribution && o.Alias == s.Alias {
 		s = o
 	}
 	h.Service = s
@@ -216,14 +222,17 @@ func (e *Endpoint) podName() string {
 
 // join returns an endpoint of a slice for each port of the Service that the slice has.
 func (b *builder) join(part *Service, sl *EndpointSlice, x *SliceEndpoint, pod *Pod) (list []Endpoint) {
-	e := Endpoint{Cluster: part.Cluster, Ready: x.Ready && !x.Terminating, Serving: x.Serving, Held: x.Held && !x.Terminating, Hostname: x.Hostname, Pod: pod}
+	e := Endpoint{
+		Cluster: part.Cluster, Ready: x.Ready && !x.Terminating, Serving: x.Serving, Held: x.Held && !x.Terminating,
+		Hostname: x.Hostname, Pod: pod, Node: x.Node,
+	}
 	if a := x.Addresses[0]; strings.Contains(a, ":") {
 		e.IPv6 = a
 	} else {
 		e.IPv4 = a
 	}
 	if pod != nil {
-		e.Network, e.Locality = b.PodNetwork(pod), b.PodLocality(pod)
+		e.Network, e.Locality, e.Node = b.PodNetwork(pod), b.PodLocality(pod), pod.Node
 	} else {
 		e.Network = b.network(part.Cluster, x.Addresses[0])
 		e.Locality = b.nodeLocality(part.Cluster, x.Node)

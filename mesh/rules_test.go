@@ -112,7 +112,7 @@ func TestNetworks(t *testing.T) {
 	}
 	s := New(Settings{Cluster: "c1"}).Apply(set(
 		gw("c1", "net-1", nil, "192.0.2.1"), gw("c2", "net-2", map[string]string{"networking.istio.io/gatewayPort": "31443"}, "192.0.2.3", "192.0.2.2"),
-		&Namespace{"c1", "istio-system", map[string]string{"topology.istio.io/network": "net-1"}},
+		&Namespace{Cluster: "c1", Name: "istio-system", Labels: map[string]string{"topology.istio.io/network": "net-1"}},
 		&GatewayHealth{Address: "192.0.2.3", Port: 31443, Down: true},
 		&MeshConfig{Cluster: "c1", Spec: &meshconfig.MeshConfig{}, Networks: &meshconfig.MeshNetworks{Networks: map[string]*meshconfig.Network{
 			"net-3": {Endpoints: []*meshconfig.Network_NetworkEndpoints{{Ne: &meshconfig.Network_NetworkEndpoints_FromRegistry{FromRegistry: "c3"}}},

@@ -41,6 +41,7 @@ type Snapshot struct {
 	merged   *Table[*VirtualService] // of routes, those with hosts, and with the routes of their delegates
 	routesOf *Table[*hostRoutes]     // of merged, by host name or pattern
 	rulesOf  *Table[*hostRules]
+	placed   int            // hosts of which it matters on which node a client is
 	aliases  *Table[string] // hosts whose Service leads to another by name, by "OTHER HOST"
 }
 
@@ -161,6 +162,14 @@ func (s *Snapshot) PodNetwork(p *Pod) string {
 		ip = p.IPs[0]
 	}
 	return s.network(p.Cluster, ip)
+}
+
+// PodNode returns the node of a Pod, or "" while no Service makes a difference between nodes.
+func (s *Snapshot) PodNode(p *Pod) string {
+	if s.placed == 0 {
+		return ""
+	}
+	return p.Node
 }
 
 // PodLocality returns where a Pod runs.
