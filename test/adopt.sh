@@ -102,7 +102,8 @@ kube "$C1" create namespace shop
 kube "$C1" label namespace shop istio-injection=enabled
 kube "$C1" apply -n shop -f samples/sleep/sleep.yaml || fail 'sleep in namespace shop'
 ready "$C1" shop deploy/sleep
-kube "$C1" apply -f - <<'EOF' || fail 'the objects that adoption has to name'
+jwks=$(tr -d '\n' <"$samples/../security/tools/jwt/samples/jwks.json") || fail "Istio's sample of a key set"
+kube "$C1" apply -f - <<EOF || fail 'the objects that adoption has to name'
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: deny-shop, namespace: sample}
@@ -118,7 +119,7 @@ spec:
   selector: {matchLabels: {app: helloworld}}
   jwtRules:
   - issuer: nobody@example.com
-    jwks: '{"keys": []}'
+    jwks: '$jwks'
 ---
 apiVersion: networking.istio.io/v1
 kind: Sidecar
