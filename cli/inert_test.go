@@ -218,6 +218,10 @@ func TestInstalledWithoutEffect(t *testing.T) {
 			t.Errorf("%v names it more than once:\n%s", args, stderr)
 		}
 	}
+	out, stderr, code := carrick(t, kubeconfig, "analyze", "-A", "--context=a")
+	if code != 1 || !strings.Contains(out, "Error (AuthorizationPolicy default/x Kubernetes) AuthorizationPolicy has NO effect") {
+		t.Errorf("analyze: exit code %d\n%s%s", code, out, stderr)
+	}
 }
 
 // mesh check fails for what protects nothing, warns of the rest, and has both in its JSON.

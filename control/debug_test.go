@@ -38,6 +38,9 @@ func debugged() *mesh.Snapshot {
 			Http: []*networking.HTTPRoute{{Route: []*networking.HTTPRouteDestination{{Destination: &networking.Destination{Host: "hello"}}}}}}}},
 		mesh.Event{Object: &mesh.PeerAuthentication{Meta: meta("default"), Spec: &security.PeerAuthentication{
 			Mtls: &security.PeerAuthentication_MutualTLS{Mode: security.PeerAuthentication_MutualTLS_STRICT}}}},
+		mesh.Event{Object: &mesh.Inert{Meta: mesh.Meta{Cluster: "cluster1", Namespace: "sample", Name: "deny"}, Kind: "AuthorizationPolicy", Protects: true}},
+		mesh.Event{Object: &mesh.Inert{Meta: mesh.Meta{Cluster: "cluster1", Namespace: "sample", Name: "route"}, Kind: "HTTPRoute", Parents: []mesh.Parent{
+			{Field: "spec.parentRefs[0]", Kind: "Service", Namespace: "sample", Name: "hello"}, {Field: "spec.parentRefs[1]", Kind: "Service", Namespace: "sample", Name: "db"}}}},
 	)
 }
 

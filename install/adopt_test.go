@@ -93,6 +93,13 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 
+	// What somebody set by hand is not the installer's, and stays.
+	ds := c.Kube.AppsV1().Deployments("istio-system")
+	byHand := []byte(`{"spec": {"template": {"spec": {"nodeSelector": {"disk": "fast"}}}}}`)
+	if _, err := ds.Patch(ctx, "istiod", types.StrategicMergePatchType, byHand, metav1.PatchOptions{FieldManager: "kubectl-edit"}); err != nil {
+		t.Fatal(err)
+	}
+
 	// Twice: a repeated adoption changes nothing.
 	for range 2 {
 		taken, err := c.TakenOver(ctx, "istio-system", "")
@@ -127,7 +134,18 @@ func TestAdopt(t *testing.T) {
 			if d := cmp.Diff(want, p.Leftover); d != "" {
 				t.Errorf("left over (-want +got):\n%s", d)
 			}
-		} else if len(p.Changed)+len(p.Created)+len(p.Adopted)+len(p.Leftover) > 0 {
+			dropped := []Change{
+				{Ref{"apps/v1", "Deployment", "istio-system", "istiod"}, []string{
+					`spec.template.spec.containers[name="discovery"].env[name="KUBECONFIG"]`,
+					`spec.template.spec.containers[name="discovery"].volumeMounts[mountPath="/var/run/secrets/remote"]`,
+					`spec.template.spec.tolerations`, `spec.template.spec.volumes[name="istio-kubeconfig"]`}},
+				{Ref{"apps/v1", "Deployment", "istio-system", "istio-ingressgateway"}, []string{
+					`spec.template.spec.containers[name="istio-proxy"].args`}},
+			}
+			if d := cmp.Diff(dropped, p.Dropped); d != "" {
+				t.Errorf("dropped (-want +got):\n%s", d)
+			}
+		} else if len(p.Changed)+len(p.Created)+len(p.Adopted)+len(p.Leftover)+len(p.Dropped) > 0 {
 			t.Errorf("again: changed %v, created %v, adopted %v, left over %v", p.Changed, p.Created, p.Adopted, p.Leftover)
 		}
 		if err := c.Apply(ctx, p, time.Minute, Reporter{Progress: func(string) {}, Done: func(string) {}}); err != nil {
@@ -142,6 +160,9 @@ func TestAdopt(t *testing.T) {
 		}
 		if want := map[string]string{"istio": "pilot", "team": "mesh"}; !cmp.Equal(d.Spec.Selector.MatchLabels, want) {
 			t.Errorf("selector %v, want the one it had, %v", d.Spec.Selector.MatchLabels, want)
+		}
+		if pod := d.Spec.Template.Spec; len(pod.Tolerations) > 0 || pod.NodeSelector["disk"] != "fast" {
+			t.Errorf("tolerations %v, which the installer set; node selector %v, which it did not", pod.Tolerations, pod.NodeSelector)
 		}
 		ct := d.Spec.Template.Spec.Containers[0]
 		if !slices.Equal(ct.Args, []string{"discovery"}) {
