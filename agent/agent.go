@@ -45,6 +45,7 @@ type Options struct {
 	Meta    map[string]string
 	Config  *ProxyConfig // required; of ParseProxyConfig
 	GRPC    GRPCFiles    // of the engine None
+	Output  string       // a folder to write the certificate, its key and the roots to; "" for none
 
 	CAAddress string        // who signs certificates; Config.DiscoveryAddress
 	CRLFile   string        // PEM of revocation lists; /var/run/secrets/istio/crl/ca-crl.pem
@@ -104,6 +105,10 @@ func Run(ctx context.Context, o Options) error {
 	defer end()
 	g, life := errgroup.WithContext(life)
 	g.Go(func() error { return certs.Run(life) })
+
+	if o.Output != "" && o.Engine != None { // which writes them anyway
+		g.Go(func() error { return output(life, o.Output, certs, o.Logger) })
+	}
 
 	var p dataPlane
 	switch o.Engine {

@@ -88,7 +88,7 @@ func (p *proxyless) Run(ctx context.Context, bootstrap []byte) error {
 	for {
 		cr, changed := p.certs.Current()
 		if cr != nil {
-			if err := p.write(cr); err != nil {
+			if err := writeCertificates(p.files.Certificates, cr); err != nil {
 				return err
 			}
 			last, now := p.written.Load(), &filed{string(cr.RootsPEM), time.Now()}
@@ -112,24 +112,6 @@ func (p *proxyless) Run(ctx context.Context, bootstrap []byte) error {
 			return nil
 		}
 	}
-}
-
-// write writes the roots first: what the certificate leads to must be trusted before peers see it.
-func (p *proxyless) write(cr *Credentials) error {
-	key, err := cr.keyPEM()
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		body []byte
-		mode os.FileMode
-	}{{"root-cert.pem", cr.RootsPEM, 0o644}, {"key.pem", key, sharedKey}, {"cert-chain.pem", cr.Chain, 0o644}} {
-		if err := writeFile(filepath.Join(p.files.Certificates, f.name), f.body, f.mode); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // settle waits until the application's gRPC has had the time to read the roots of the moment.

@@ -53,6 +53,8 @@ type clusterSettings struct {
 	tls        *meshconfig.MeshConfig_TLSConfig // of all TLS but that between workloads
 	meshTLS    *meshconfig.MeshConfig_TLSConfig // of TLS between workloads
 
+	keepCase bool // of the names of HTTP/1 headers
+
 	inboundStats, outboundStats string // patterns; "" for the cluster's name
 }
 
@@ -81,14 +83,15 @@ func allTLS(e *mesh.Endpoints) bool {
 }
 
 func toClusterView(s *mesh.Snapshot, p Proxy, w *workload) clusterView {
-	return clusterView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, w.passthrough != "", clusterSettingsOf(s.Config())}
+	return clusterView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Labels, w.passthrough != "", clusterSettingsOf(s.Config(), p)}
 }
 
-func clusterSettingsOf(c *mesh.Config) clusterSettings {
+func clusterSettingsOf(c *mesh.Config, p Proxy) clusterSettings {
 	return clusterSettings{
 		timeout: c.ConnectTimeout, autoTLS: c.AutoMTLS, upgrade: c.UpgradeHTTP, trust: trustOf(c),
 		policy: c.DefaultPolicy, prefer: c.LocalityLB, keepalive: c.Keepalive, dnsRefresh: c.Spec.GetDnsRefreshRate().AsDuration(),
 		tls: c.TLSDefaults, meshTLS: c.MeshTLS, inboundStats: c.Spec.GetInboundClusterStatName(), outboundStats: c.Spec.GetOutboundClusterStatName(),
+		keepCase: p.HTTP1.KeepCase,
 	}
 }
 
@@ -207,7 +210,7 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 	if proto == mesh.Auto && v.router {
 		proto = mesh.TCP // a gateway does not look into what it forwards: its routes say what it is
 	}
-	setProtocol(c, http, upstreamHTTP{proto, http2, pool.GetUseClientProtocol(), http2Options(pool)})
+	setProtocol(c, http, upstreamHTTP{proto, http2, pool.GetUseClientProtocol(), http2Options(pool), v.settings.keepCase})
 	return c
 }
 
@@ -362,25 +365,27 @@ type upstreamHTTP struct {
 	http2    bool // whatever protocol says
 	asClient bool // the same as the client
 	options  *core.Http2ProtocolOptions
+	keepCase bool // of the names of HTTP/1 headers
 }
 
 // setProtocol says which HTTP the upstream speaks: what the port's protocol says, or what the client does
 // where the protocol is looked for in the first bytes.
 func setProtocol(c *clusterv3.Cluster, http *httpv3.HttpProtocolOptions, u upstreamHTTP) {
+	http1 := http1Options(HTTP1{KeepCase: u.keepCase})
 	switch {
 	case u.protocol == mesh.Auto && !u.http2 || u.asClient:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-				HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: u.options,
+				HttpProtocolOptions: http1, Http2ProtocolOptions: u.options,
 			},
 		}
 	case u.http2:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: u.options},
 		}}
-	case http.CommonHttpProtocolOptions != nil || http.UpstreamHttpProtocolOptions != nil:
+	case http.CommonHttpProtocolOptions != nil || http.UpstreamHttpProtocolOptions != nil || u.keepCase && u.protocol != mesh.TCP:
 		http.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}},
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: http1},
 		}}
 	default:
 		return
@@ -406,7 +411,7 @@ func originalDst(name string, v clusterSettings, bind *core.BindConfig, asClient
 	}
 	if asClient {
 		http := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &core.HttpProtocolOptions{IdleTimeout: seconds(300)}}
-		setProtocol(c, http, upstreamHTTP{asClient: true, options: &core.Http2ProtocolOptions{}})
+		setProtocol(c, http, upstreamHTTP{asClient: true, options: &core.Http2ProtocolOptions{}, keepCase: v.keepCase})
 	}
 	return c
 }

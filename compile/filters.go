@@ -14,6 +14,7 @@ import (
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	preservecase "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -28,12 +29,13 @@ type httpSettings struct {
 	normalize meshconfig.MeshConfig_ProxyPathNormalization_NormalizationType
 	detect    int64                                       // protocolDetectionTimeout, ns; 0 waits for ever
 	policy    *meshconfig.MeshConfig_DefaultTrafficPolicy // of rules that say nothing; nil for none
+	http1     HTTP1
 }
 
-func httpSettingsOf(c *mesh.Config) httpSettings {
+func httpSettingsOf(c *mesh.Config, p Proxy) httpSettings {
 	return httpSettings{
 		logSettingsOf(c), c.Spec.GetPathNormalization().GetNormalization(), c.Spec.GetProtocolDetectionTimeout().AsDuration().Nanoseconds(),
-		c.DefaultPolicy,
+		c.DefaultPolicy, p.HTTP1,
 	}
 }
 
@@ -65,6 +67,12 @@ func (s httpSettings) connectionManager(statPrefix string) *hcmv3.HttpConnection
 		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		UseRemoteAddress:             boolean(false),
 	}
+	if s.http1.Accept10 || s.http1.KeepCase {
+		m.HttpProtocolOptions = http1Options(s.http1)
+	}
+	if s.http1.Idle > 0 {
+		m.CommonHttpProtocolOptions = &core.HttpProtocolOptions{IdleTimeout: span(s.http1.Idle)}
+	}
 	switch s.normalize {
 	case meshconfig.MeshConfig_ProxyPathNormalization_NONE:
 		m.NormalizePath = boolean(false)
@@ -75,6 +83,17 @@ func (s httpSettings) connectionManager(statPrefix string) *hcmv3.HttpConnection
 		m.PathWithEscapedSlashesAction = hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD
 	}
 	return m
+}
+
+// http1Options returns the HTTP/1 options of either side of a proxy.
+func http1Options(o HTTP1) *core.Http1ProtocolOptions {
+	out := &core.Http1ProtocolOptions{AcceptHttp_10: o.Accept10}
+	if o.KeepCase {
+		out.HeaderKeyFormat = &core.Http1ProtocolOptions_HeaderKeyFormat{HeaderFormat: &core.Http1ProtocolOptions_HeaderKeyFormat_StatefulFormatter{
+			StatefulFormatter: &core.TypedExtensionConfig{Name: "preserve_case", TypedConfig: toAny(&preservecase.PreserveCaseFormatterConfig{})},
+		}}
+	}
+	return out
 }
 
 func byRDS(m *hcmv3.HttpConnectionManager, route string) *hcmv3.HttpConnectionManager {
@@ -114,6 +133,9 @@ func (s httpSettings) tcpWithin(l connectionLimits, statPrefix string, to ...wei
 	}
 	if l.bySource {
 		t.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
+	}
+	if t.IdleTimeout == nil && s.http1.Idle > 0 {
+		t.IdleTimeout = span(s.http1.Idle)
 	}
 	if len(to) == 1 {
 		t.ClusterSpecifier = &tcpproxy.TcpProxy_Cluster{Cluster: to[0].cluster}

@@ -50,7 +50,7 @@ type binding struct {
 func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 	c := s.Config()
 	g := &gateway{
-		families: p.Families, namespace: p.Namespace, http: httpSettingsOf(c), settings: clusterSettingsOf(c), retry: c.Retry,
+		families: p.Families, namespace: p.Namespace, http: httpSettingsOf(c, p), settings: clusterSettingsOf(c, p), retry: c.Retry,
 		hops: c.Spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(),
 	}
 	labels := labelMap(p.Labels)

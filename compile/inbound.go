@@ -68,7 +68,7 @@ func targets(s *mesh.Snapshot, p Proxy) (all []target) {
 
 func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
 	c := s.Config()
-	r := sidecar{families: p.Families, allowAny: c.AllowAny, loopback: c.InboundLoopback, http: httpSettingsOf(c), settings: clusterSettingsOf(c)}
+	r := sidecar{families: p.Families, allowAny: c.AllowAny, loopback: c.InboundLoopback, http: httpSettingsOf(c, p), settings: clusterSettingsOf(c, p)}
 	mode, modes := s.Policies().Modes(p.Namespace, labelMap(p.Labels))
 	r.mode = mode
 	seen := map[uint16]bool{}
@@ -167,7 +167,7 @@ func (r sidecar) cluster(p inboundPort, bind *core.BindConfig) *clusterv3.Cluste
 	pool := &networking.ConnectionPoolSettings{}
 	_ = proto.Unmarshal([]byte(p.pool), pool) // inboundPool has encoded it
 	applyPool(c, http, &networking.TrafficPolicy{ConnectionPool: pool})
-	setProtocol(c, http, upstreamHTTP{p.protocol, p.protocol.IsHTTP2(), pool.GetHttp().GetUseClientProtocol(), http2Options(pool.GetHttp())})
+	setProtocol(c, http, upstreamHTTP{p.protocol, p.protocol.IsHTTP2(), pool.GetHttp().GetUseClientProtocol(), http2Options(pool.GetHttp()), r.settings.keepCase})
 	return c
 }
 

@@ -165,7 +165,7 @@ func (g *gateway) connectionManager(listener, routes string) *hcmv3.HttpConnecti
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
 	m.ServerName = "istio-envoy"
-	m.HttpProtocolOptions = &core.Http1ProtocolOptions{}
+	m.HttpProtocolOptions = http1Options(g.http.http1)
 	return m
 }
 

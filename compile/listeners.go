@@ -63,7 +63,7 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 }
 
 func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
-	return listenerView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config()), p.Labels}
+	return listenerView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config(), p), p.Labels}
 }
 
 func (r listenerRow) need() need {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/carrick-mesh/carrick/mesh"
 )
@@ -54,6 +55,14 @@ type Proxy struct {
 	Node      string // "" while no Service makes a difference between nodes
 	Labels    string // of the Pod, as "k=v" sorted and joined by commas
 	Ports     string // that containers name, as "name=number" sorted and joined by commas
+	HTTP1     HTTP1
+}
+
+// HTTP1 is what a proxy's owner asks of it for HTTP/1 beside what objects say.
+type HTTP1 struct {
+	Accept10 bool          // HTTP/1.0 requests
+	KeepCase bool          // of the names of headers
+	Idle     time.Duration // after which connections of clients end; 0 for the default
 }
 
 // Node is what a client says of itself that the Pod does not say. Nothing in it decides who the
@@ -63,6 +72,7 @@ type Node struct {
 	Dialect Dialect
 	View    string // metadata REQUESTED_NETWORK_VIEW
 	SNI     bool   // a gRPC client that sends server names (gRFC A101); proxies all do
+	HTTP1   HTTP1
 }
 
 // Of returns the Proxy that runs in a Pod. Its namespace, cluster, network and labels are those of the
@@ -72,7 +82,7 @@ func Of(s *mesh.Snapshot, pod *mesh.Pod, n Node) Proxy {
 		Router: n.Router, Dialect: n.Dialect, SNI: n.SNI && n.Dialect == GRPC, View: sortedSet(n.View),
 		Cluster: pod.Cluster, Namespace: pod.Namespace,
 		Network: s.PodNetwork(pod), Locality: s.PodLocality(pod), Node: s.PodNode(pod),
-		Labels: joinLabels(pod.Labels),
+		Labels: joinLabels(pod.Labels), HTTP1: n.HTTP1,
 	}
 	for _, ip := range pod.IPs {
 		if strings.Contains(ip, ":") {

@@ -36,6 +36,7 @@ type Config struct {
 	Local    kube.Local    // the own cluster; ID and Namespace are taken from Mesh
 	Instance string        // names this replica and its version to istioctl: JSON of Component, ID and Info.version
 	Audience string        // that proxies' tokens are for; default "istio-ca"
+	HTTP10   bool          // all proxies accept HTTP/1.0, whatever their nodes say
 
 	// Report is given all that is wrong with users' objects whenever that changes, by object. It
 	// is called from the loop and must not wait. Nil reports to nobody.

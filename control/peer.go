@@ -46,7 +46,7 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
 	}
 	meta := n.Metadata.GetFields()
-	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW"), SNI: sendsSNI(n)}}
+	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW"), SNI: sendsSNI(n), HTTP1: http1Of(meta, c.config.HTTP10)}}
 	pod, namespace, _ := cutLast(parts[2], ".")
 	if v := text(meta, "NAMESPACE"); v != "" {
 		namespace = v
@@ -87,6 +87,17 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 	}
 	p.Authenticated, p.Cluster, p.Namespace, p.ServiceAccount, p.Pod = true, who.Cluster, who.Namespace, who.ServiceAccount, who.Pod
 	return p, nil
+}
+
+// http1Of reads what a proxy's owner asks for HTTP/1, by ISTIO_META_HTTP10, ISTIO_META_IDLE_TIMEOUT and the
+// ProxyConfig. What cannot be read asks for nothing.
+func http1Of(meta map[string]*structpb.Value, http10 bool) compile.HTTP1 {
+	headers := meta["PROXY_CONFIG"].GetStructValue().GetFields()["proxyHeaders"].GetStructValue().GetFields()
+	h := compile.HTTP1{Accept10: http10 || text(meta, "HTTP10") == "1", KeepCase: headers["preserveHttp1HeaderCase"].GetBoolValue()}
+	if d, err := time.ParseDuration(text(meta, "IDLE_TIMEOUT")); err == nil && d > 0 {
+		h.Idle = d
+	}
+	return h
 }
 
 // cluster returns the ID of a cluster by one of its names: former names, "Kubernetes" and none are

@@ -80,6 +80,7 @@ func proxyOptions(e environment, args []string, dir string) (agent.Options, erro
 		o.Engine = agent.None
 		o.GRPC = agent.GRPCFiles{Bootstrap: e.getenv("GRPC_XDS_BOOTSTRAP"), Certificates: e.getenv("OUTPUT_CERTS")}
 	}
+	o.Output = e.getenv("OUTPUT_CERTS")
 	o.Version = version
 	o.CAAddress = e.getenv("CA_ADDR")
 	o.Memory = half(machine)

@@ -46,6 +46,7 @@ type discoveryOptions struct {
 	logLevel, ctrlzAddr                                       string
 	ctrlzPort                                                 int
 	defaultTTL, maxTTL                                        string // of workloads' certificates, as istiod's variables have them
+	http10                                                    bool   // proxies accept HTTP/1.0
 }
 
 func discoveryCommand() *cobra.Command {
@@ -83,6 +84,7 @@ func discoveryCommand() *cobra.Command {
 	f.StringVar(&o.domain, "domain", "cluster.local", "DNS domain of Services")
 	f.StringVar(&o.pod, "pod", env("POD_NAME", hostname()), "name of the own Pod")
 	o.defaultTTL, o.maxTTL = os.Getenv("DEFAULT_WORKLOAD_CERT_TTL"), os.Getenv("MAX_WORKLOAD_CERT_TTL")
+	o.http10, _ = strconv.ParseBool(os.Getenv("PILOT_HTTP10"))
 	f.StringVar(&o.logLevel, "log_output_level", "default:info", "level of the log, LEVEL or SCOPE:LEVEL,…: debug, info, warn, error or none")
 	f.StringVar(&o.ctrlzAddr, "ctrlz_address", "127.0.0.1", "address of ControlZ, by which istioctl admin log changes the log's levels")
 	f.IntVar(&o.ctrlzPort, "ctrlz_port", 9876, "port of ControlZ; 0 is none")
@@ -162,6 +164,7 @@ func runDiscovery(ctx context.Context, o discoveryOptions, scopes *log.Scopes) e
 	d.writer = kube.NewWriter(client, o.cluster, o.namespace, o.pod, o.revision, scopes.Logger("kube"))
 	d.findings.write = d.writer.SetFindings
 	d.control = control.New(control.Config{
+		HTTP10: d.options.http10,
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
 		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
 		Report: d.findings.fromControl, Log: scopes.Logger("ads"),
