@@ -46,7 +46,9 @@ func (p *Proxy) bind(s *snapshot) (errs []error) {
 			continue
 		}
 		for _, a := range l.Addresses {
-			want[socketKey{a, "", l.Transparent, l.Freebind}] = l
+			if s.byAddr[a] == l {
+				want[socketKey{a, "", l.Transparent, l.Freebind}] = l
+			}
 		}
 		if l.Pipe != "" {
 			want[socketKey{pipe: l.Pipe}] = l

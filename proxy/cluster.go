@@ -59,7 +59,8 @@ type host struct {
 	outlier outlier
 	pods    map[string]*pod // behind a gateway, by name; under the cluster's mutex
 	counts  hostCounts
-	pools   []pool // two by worker, each touched by that worker only; see pool
+	pools   []pool               // two by worker, each touched by that worker only; see pool
+	named   []map[poolName]*pool // by worker, as pools: those whose connections are for one server name
 }
 
 // hostCounts are a host's counters as Envoy's /clusters has them.
@@ -172,23 +173,24 @@ func (c *cluster) host(addr netip.AddrPort, e *config.Endpoint) *host {
 	if h == nil {
 		h = &host{cluster: c, addr: addr, pipe: e.Pipe, tls: tls, transport: name, gateway: isGateway(e), born: time.Now()}
 		h.pools = make([]pool, 2*len(c.p.workers))
+		h.named = make([]map[poolName]*pool, len(c.p.workers))
 		for i := range h.pools {
-			h.pools[i] = pool{w: c.p.workers[i/2], h: h, speaks: config.HTTP1}
-			if p := c.cfg.HTTP.Protocol; i%2 == 1 {
-				h.pools[i].speaks = config.HTTP2
-			} else if p == config.HTTPAuto {
-				h.pools[i].speaks = p
-			}
+			h.pools[i] = h.newPool(c.p.workers[i/2], poolName{h2: i%2 == 1})
 		}
 		c.hosts[k] = h
 	}
 	return h
 }
 
-// pool returns w's pool for requests that came by protocol.
-func (h *host) pool(w *worker, protocol string) *pool {
+// pool returns w's pool for requests that came by protocol, over connections that are made for a
+// server name; without one it is the TLS context's.
+func (h *host) pool(w *worker, protocol, server string) *pool {
 	p := h.cluster.cfg.HTTP.Protocol
-	if p == config.HTTP2 || p == config.HTTPDownstream && protocol == "HTTP/2" {
+	n := poolName{server: server, h2: p == config.HTTP2 || p == config.HTTPDownstream && protocol == "HTTP/2"}
+	if server != "" {
+		return h.namedPool(w, n)
+	}
+	if n.h2 {
 		return &h.pools[2*w.idx+1]
 	}
 	return &h.pools[2*w.idx]
@@ -222,6 +224,9 @@ func (c *cluster) retireHost(h *host) {
 	}
 	for i := range h.pools {
 		h.pools[i].w.loop.Post(h.pools[i].retire)
+	}
+	for _, w := range c.p.workers {
+		w.loop.Post(func() { h.retireNamed(w) })
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 type pool struct {
 	w       *worker
 	h       *host
+	name    poolName
 	speaks  config.Protocol // HTTP1, HTTP2, or HTTPAuto until the first connection has told
 	idle    []*upConn
 	h2      []*h2Up // all that take streams
@@ -58,6 +59,7 @@ func (p *pool) acquire(s *stream) {
 	t := &p.h.cluster.cfg.Breakers[s.priority()]
 	if b.pending.Load() >= int64(t.MaxPending) {
 		p.h.cluster.stat(p.w).RqPendingOverflow.Inc()
+		p.forget()
 		s.failed(failure{reason: overflow})
 		return
 	}
@@ -71,6 +73,7 @@ func (p *pool) acquire(s *stream) {
 		if p.h.cluster.breakers[0].connections.Load() >= int64(p.h.cluster.cfg.Breakers[0].MaxConnections) && p.total > 0 {
 			return // one of ours will become free
 		}
+		p.makeRoom()
 		p.dial(s)
 	}
 }
@@ -132,10 +135,7 @@ func (p *pool) dial(s *stream) {
 	p.total++
 	p.dialing++
 	u := &upConn{p: p, born: p.w.loop.Now()}
-	o := dialOptions{alpn: p.h.alpn(p.speaks)}
-	if s != nil {
-		o.sni = s.serverName()
-	}
+	o := dialOptions{alpn: p.h.alpn(p.speaks), sni: p.name.server}
 	p.w.dial(p.h, o, func(c *conn, st *tlsState, err error) {
 		p.dialing--
 		if err != nil {
@@ -151,6 +151,7 @@ func (p *pool) dial(s *stream) {
 			if len(p.waiting) > p.dialing {
 				p.dial(p.waiting[0])
 			}
+			p.forget()
 			return
 		}
 		pod := p.h.podOf(st)
@@ -237,6 +238,7 @@ func (p *pool) removeH2(u *h2Up) {
 	if len(p.waiting) > 0 && p.dialing == 0 {
 		p.dial(p.waiting[0])
 	}
+	p.forget()
 }
 
 // alpn returns the protocols to offer where those of the TLS context do not fit what is spoken:
@@ -298,6 +300,7 @@ func (p *pool) remove(u *upConn) {
 	if len(p.waiting) > p.dialing {
 		p.dial(p.waiting[0])
 	}
+	p.forget()
 }
 
 // retire closes what is idle and lets the rest end after its request.

@@ -173,12 +173,9 @@ func (p *Proxy) Apply(cfg *config.Config) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.snap.Load()
-	next, err := p.compile(cfg, old)
-	if err != nil {
-		return err
-	}
+	next, clashes := p.compile(cfg, old)
 	p.snap.Store(next) // first: a socket must not accept for a listener that is not there
-	errs := p.bind(next)
+	errs := append(clashes, p.bind(next)...)
 	p.keepStats(cfg)
 	p.drainRemoved(old, next)
 	for name, c := range old.clusters {

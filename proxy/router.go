@@ -202,7 +202,7 @@ func (s *stream) try() {
 	s.cl.breakers[s.priority()].requests.Add(1)
 	m.host.active.Add(1)
 	m.host.counts.RqTotal.Add(1)
-	m.host.pool(s.w, s.protocol).acquire(s)
+	m.host.pool(s.w, s.protocol, s.serverName()).acquire(s)
 }
 
 // closeAttempt takes the attempt out of the counts of active requests.
@@ -346,7 +346,7 @@ func (s *stream) serverName() string {
 		return s.member.ep.Hostname
 	case s.cl.cfg.HTTP.AutoSNI:
 		host, _, _ := splitPort(s.req.Pseudo(header.Authority))
-		return strings.Clone(host)
+		return host // good as long as the request's head is
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -16,8 +17,9 @@ type snapshot struct {
 	clusters  map[string]*cluster
 }
 
-// compile makes the snapshot of cfg, keeping the running state of clusters that are the same.
-func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, error) {
+// compile makes the snapshot of cfg, keeping the running state of clusters that are the same. The errors
+// say which listeners have an address that another has; they are without it.
+func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, []error) {
 	s := &snapshot{
 		cfg:       cfg,
 		byAddr:    make(map[netip.AddrPort]*config.Listener, len(cfg.Listeners)),
@@ -25,12 +27,17 @@ func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, error) {
 		listeners: make(map[string]*config.Listener, len(cfg.Listeners)),
 		clusters:  make(map[string]*cluster, len(cfg.Clusters)),
 	}
+	var clashes []error
 	for _, l := range cfg.Listeners {
 		s.listeners[l.Name] = l
 		if l.API != nil {
 			continue
 		}
 		for _, a := range l.Addresses {
+			if o := s.byAddr[a]; o != nil && o.Bind && l.Bind && a.Port() != 0 {
+				clashes = append(clashes, fmt.Errorf("listener %q: address %s is already that of listener %q", l.Name, a, o.Name))
+				continue // the first by name keeps it
+			}
 			s.byAddr[a] = l
 		}
 		if l.Pipe != "" {
@@ -46,7 +53,7 @@ func (p *Proxy) compile(cfg *config.Config, old *snapshot) (*snapshot, error) {
 		s.clusters[name] = c
 	}
 	p.tls.keep(cfg)
-	return s, nil
+	return s, clashes
 }
 
 // find returns the listener for a connection that l, which uses the original destination, hands

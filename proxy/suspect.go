@@ -80,6 +80,13 @@ func (h *host) suspected(why string) {
 		p := &h.pools[i]
 		p.w.loop.Post(p.reroute)
 	}
+	for _, w := range c.p.workers {
+		w.loop.Post(func() {
+			for _, p := range h.named[w.idx] {
+				p.reroute()
+			}
+		})
+	}
 	first := c.p.workers[0]
 	first.loop.Post(func() {
 		if _, ok := first.suspects[h]; !ok {

@@ -3,6 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"sort"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -86,6 +89,10 @@ func (c *Compiler) Compile(sources []Source) (*Config, error) {
 			errs = append(errs, err)
 			continue
 		}
+		if s.Static && static[n] {
+			errs = append(errs, &Error{Kind: kinds[n.Type], Name: n.Name, Err: errors.New("is there twice; give each its own name")})
+			continue
+		}
 		static[n] = s.Static
 		cfg.Sources = append(cfg.Sources, s)
 		switch o := x.object.(type) {
@@ -106,6 +113,7 @@ func (c *Compiler) Compile(sources []Source) (*Config, error) {
 			delete(c.last, n)
 		}
 	}
+	errs = append(errs, clashes(listeners, static)...)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -114,6 +122,24 @@ func (c *Compiler) Compile(sources []Source) (*Config, error) {
 	}
 	sort.Slice(cfg.Listeners, func(i, j int) bool { return cfg.Listeners[i].Name < cfg.Listeners[j].Name })
 	return cfg, nil
+}
+
+// clashes finds static listeners that would bind the same address.
+func clashes(listeners map[string]*Listener, static map[Name]bool) (errs []error) {
+	at := map[netip.AddrPort]string{}
+	for _, name := range slices.Sorted(maps.Keys(listeners)) {
+		l := listeners[name]
+		if !l.Bind || l.API != nil || !static[Name{resource.ListenerType, name}] {
+			continue
+		}
+		for _, a := range l.Addresses {
+			if o, ok := at[a]; ok && a.Port() != 0 {
+				errs = append(errs, &Error{Kind: "listener", Name: name, Path: "address", Err: fmt.Errorf("%s is already the address of listener %q", a, o)})
+			}
+			at[a] = name
+		}
+	}
+	return errs
 }
 
 var kinds = map[string]string{
