@@ -255,6 +255,7 @@ type downstream struct {
 	listener *config.Listener // the one whose chains apply
 	chain    *config.FilterChain
 	match    config.Conn
+	sniText  string // match.SNI for logs
 	start    time.Time
 	tls      *tlsState // nil: plaintext
 	first    []byte    // what the inspectors read
@@ -393,7 +394,7 @@ func (d *downstream) secured(err error) {
 	if err != nil {
 		w.p.tls.report(w.p, "downstream", d.match.Remote.String(), err)
 		d.countHandshake(err)
-		d.failure = "TLS_error: " + err.Error()
+		d.failure = (&tlsFailure{err}).Error()
 		w.removeSession(d)
 		d.closed()
 		d.c.closeAfter()

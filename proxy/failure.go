@@ -12,9 +12,6 @@ type failure struct {
 	transport string // what the transport says of it
 }
 
-// tls reports whether it was the TLS handshake that failed. Only that is told to clients.
-func (f failure) tls() bool { return strings.HasPrefix(f.transport, "TLS_error") }
-
 // reason is why a stream or an attempt was reset.
 type reason uint8
 

@@ -35,10 +35,11 @@ func (s *stream) cors(p *config.CORSPolicy) verdict {
 		return next
 	}
 	private := p.PrivateNetwork && s.req.First("access-control-request-private-network") == "true"
-	s.replyBody(200, nil, "", "cors_preflight", func(h *header.Header) {
+	s.replyBody(200, nil, "", "cors_response", func(h *header.Header) {
 		h.Add("access-control-allow-origin", origin)
 		for _, f := range [...][2]string{
 			{"access-control-allow-methods", p.Methods}, {"access-control-allow-headers", p.Headers}, {"access-control-max-age", p.MaxAge},
+			{"access-control-expose-headers", p.Expose},
 		} {
 			if f[1] != "" {
 				h.Add(f[0], f[1])

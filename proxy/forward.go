@@ -25,19 +25,23 @@ func (s *stream) admit() bool {
 	}
 	s.requestID()
 	s.clientCert()
-	if v := s.hcm.Via; v != "" {
-		h.Add("via", v)
-	}
+	addVia(h, s.hcm.Via)
 	return true
 }
 
-// edgeHeaders are of this hop's own making: an outside client must not set them.
+// outsideHeaders tell a proxy what to do: a client that is not internal must not set them.
+var outsideHeaders = []string{
+	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes",
+	"x-envoy-retriable-header-names", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-timeout-ms",
+	"x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-force-trace",
+	"x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-stream-duration-ms",
+	"x-envoy-expected-rq-timeout-ms",
+}
+
+// edgeHeaders are of this hop's own making: at the edge, a client must not set them either.
 var edgeHeaders = []string{
 	"x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
-	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-upstream-alt-stat-name",
-	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms",
-	"x-envoy-upstream-rq-timeout-alt-response", "x-envoy-expected-rq-timeout-ms", "x-envoy-force-trace",
-	"x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-hedge-on-per-try-timeout",
+	"x-envoy-original-path", "x-envoy-original-host",
 }
 
 // forwarded handles X-Forwarded-For, X-Forwarded-Proto and what hangs on them.
@@ -46,6 +50,7 @@ func (s *stream) forwarded(scheme string) {
 	peer := s.d.match.Remote
 	s.remote = peer
 	xff, hasXFF := h.Header("x-forwarded-for")
+	hasXFF = xff != "" // an empty one says nothing
 	single := false
 	if !m.UseRemoteAddress || m.TrustedHops > 0 {
 		hops := int(m.TrustedHops)
@@ -58,16 +63,14 @@ func (s *stream) forwarded(scheme string) {
 	} else {
 		single = !hasXFF
 	}
-	internal := single && s.remote.Addr().IsPrivate()
+	internal := single && m.Internal(s.remote.Addr())
 	if m.UseRemoteAddress {
 		if !m.SkipXFFAppend {
 			b := append(s.w.scratch[:0], xff...)
 			if hasXFF {
 				b = append(b, ',')
 			}
-			if b = peer.Addr().AppendTo(b); m.AppendXFPort {
-				b = strconv.AppendUint(append(b, ':'), uint64(peer.Port()), 10)
-			}
+			b = peer.Addr().AppendTo(b)
 			h.Set("x-forwarded-for", view(b))
 			s.w.scratch = b[:0]
 		}
@@ -83,20 +86,34 @@ func (s *stream) forwarded(scheme string) {
 		h.Set("x-envoy-internal", "true")
 	} else {
 		h.Remove("x-envoy-internal")
+		for _, n := range outsideHeaders {
+			h.Remove(n)
+		}
 	}
-	proto := h.First("x-forwarded-proto")
-	if m.UseRemoteAddress && m.TrustedHops == 0 || proto != "http" && proto != "https" {
-		h.Set("x-forwarded-proto", scheme)
-		proto = scheme
+	if m.AppendXFPort && (m.UseRemoteAddress && m.TrustedHops == 0 || !h.Has("x-forwarded-port")) {
+		h.Set("x-forwarded-port", view(strconv.AppendUint(s.w.scratch[:0], uint64(s.d.match.Local.Port()), 10)))
 	}
-	switch {
-	case m.SchemeOverwrite != "":
-		proto = m.SchemeOverwrite
-		h.Set("x-forwarded-proto", proto)
-	case h.Pseudo(header.Scheme) == "http" || h.Pseudo(header.Scheme) == "https":
-		proto = h.Pseudo(header.Scheme)
+	s.scheme(scheme)
+}
+
+// scheme settles :scheme and X-Forwarded-Proto, where transport is how the client's bytes came.
+func (s *stream) scheme(transport string) {
+	h, m := &s.req, s.hcm
+	if m.UseRemoteAddress && m.TrustedHops == 0 || !h.Has("x-forwarded-proto") {
+		h.Set("x-forwarded-proto", transport)
 	}
-	h.SetPseudo(header.Scheme, proto)
+	if m.SchemeOverwrite != "" {
+		h.Set("x-forwarded-proto", m.SchemeOverwrite)
+		h.SetPseudo(header.Scheme, m.SchemeOverwrite)
+		return
+	}
+	if v := h.Pseudo(header.Scheme); v == "http" || v == "https" {
+		return
+	}
+	if v := h.First("x-forwarded-proto"); v == "http" || v == "https" {
+		transport = v
+	}
+	h.SetPseudo(header.Scheme, transport)
 }
 
 // fromXFF returns the address that is hops before the last in X-Forwarded-For, and whether it is
@@ -116,11 +133,7 @@ func fromXFF(v string, hops int) (a netip.Addr, only, ok bool) {
 	if i := strings.LastIndexByte(v, ','); i >= 0 {
 		v = v[i+1:]
 	}
-	v = strings.TrimSpace(v)
-	if ap, err := netip.ParseAddrPort(v); err == nil {
-		return ap.Addr(), only, true
-	}
-	a, err := netip.ParseAddr(strings.Trim(v, "[]"))
+	a, err := netip.ParseAddr(strings.TrimSpace(v))
 	return a, only, err == nil
 }
 
@@ -132,41 +145,14 @@ func (s *stream) target() bool {
 		s.reply(400, "", "path_contains_fragment")
 		return false
 	}
-	if path != "" && path[0] == '/' {
-		if m.EscapedSlashes != config.SlashesKeep && hasEscapedSlash(path) {
-			switch m.EscapedSlashes {
-			case config.SlashesReject:
-				s.reply(400, "", "path_normalization_failed")
-				return false
-			case config.SlashesUnescapeForward:
-				h.SetPseudo(header.Path, unescapeSlashes(path))
-			case config.SlashesUnescapeRedirect:
-				loc := unescapeSlashes(path)
-				s.replyBody(307, nil, "", "path_normalization_failed", func(h *header.Header) { h.Add("location", loc) })
-				return false
-			}
-			path = h.Pseudo(header.Path)
-		}
-		if m.NormalizePath && needsNormalizing(path) {
-			p, ok := normalizePath(path)
-			if !ok {
-				s.reply(400, "", "path_normalization_failed")
-				return false
-			}
-			h.SetPseudo(header.Path, p)
-			path = h.Pseudo(header.Path)
-		}
-		if m.MergeSlashes {
-			if p, _, _ := strings.Cut(path, "?"); strings.Contains(p, "//") {
-				h.SetPseudo(header.Path, mergeSlashes(path))
-			}
-		}
+	if path != "" && path[0] == '/' && !s.cleanPath(path) {
+		return false
 	}
 	host := h.Pseudo(header.Authority)
 	if m.StripHostPort != config.HostPortKeep {
-		if name, port, ok := splitPort(host); ok {
-			n, _ := strconv.Atoi(port)
-			if m.StripHostPort == config.HostPortAny || n == int(s.d.match.Local.Port()) {
+		name, port, ok := splitPort(host)
+		if n, err := strconv.ParseUint(port, 10, 16); ok && err == nil {
+			if m.StripHostPort == config.HostPortAny || uint16(n) == s.d.match.Local.Port() {
 				h.SetPseudo(header.Authority, name)
 			}
 		}
@@ -179,6 +165,46 @@ func (s *stream) target() bool {
 			}
 			h.SetPseudo(header.Authority, n)
 		}
+	}
+	return true
+}
+
+// cleanPath unescapes, normalizes and merges as the connection manager says. It reports false if it has
+// answered. A redirect goes to what comes out in the end: half of it could lead elsewhere.
+func (s *stream) cleanPath(path string) bool {
+	m, was, redirect := s.hcm, path, false
+	if m.EscapedSlashes != config.SlashesKeep && hasEscapedSlash(path) {
+		if m.EscapedSlashes == config.SlashesReject {
+			s.reply(400, "", "path_normalization_failed")
+			return false
+		}
+		redirect = m.EscapedSlashes == config.SlashesUnescapeRedirect
+		path = unescapeSlashes(path)
+	}
+	if m.NormalizePath && needsNormalizing(path) {
+		p, ok := normalizePath(path)
+		if !ok {
+			s.reply(400, "", "path_normalization_failed")
+			return false
+		}
+		path = p
+	}
+	if m.MergeSlashes {
+		if p, _, _ := strings.Cut(path, "?"); strings.Contains(p, "//") {
+			path = mergeSlashes(path)
+		}
+	}
+	if redirect {
+		// A browser takes two slashes, also leaning ones, for the beginning of another host.
+		for len(path) > 1 && (path[1] == '/' || path[1] == '\\') {
+			path = "/" + path[2:]
+		}
+		s.req.SetPseudo(header.Path, path)
+		s.replyBody(307, nil, "", "path_normalization_failed", func(h *header.Header) { h.Add("location", path) })
+		return false
+	}
+	if len(path) != len(was) || path != was {
+		s.req.SetPseudo(header.Path, path)
 	}
 	return true
 }
@@ -225,7 +251,7 @@ func (p *Proxy) xfcc(d *downstream, c *config.CertDetails) string {
 	t := d.tls
 	var parts []string
 	if by := p.tls.localURI(d.chain.TLS); by != "" {
-		parts = append(parts, "By="+by)
+		parts = append(parts, "By="+quoteXFCC(by))
 	}
 	parts = append(parts, "Hash="+t.info.PeerFingerprint256)
 	if c.Cert {
@@ -238,16 +264,31 @@ func (p *Proxy) xfcc(d *downstream, c *config.CertDetails) string {
 		parts = append(parts, `Subject="`+strings.ReplaceAll(t.info.PeerSubject, `"`, `\"`)+`"`)
 	}
 	if c.URI {
+		if len(t.peer.URIs) == 0 {
+			parts = append(parts, "URI=")
+		}
 		for _, u := range t.peer.URIs {
-			parts = append(parts, "URI="+u.String())
+			parts = append(parts, "URI="+quoteXFCC(u.String()))
 		}
 	}
 	if c.DNS {
 		for _, n := range t.peer.DNSNames {
-			parts = append(parts, "DNS="+n)
+			parts = append(parts, "DNS="+quoteXFCC(n))
 		}
 	}
 	return strings.Join(parts, ";")
+}
+
+// quoteXFCC writes a name that is in a certificate so that it can be nothing but a value: whoever had it
+// signed chose it.
+func quoteXFCC(v string) string {
+	if !header.ValidValue(v) {
+		v = printable(v)
+	}
+	if !strings.ContainsAny(v, `,;="`) {
+		return v
+	}
+	return `"` + strings.ReplaceAll(v, `"`, `\"`) + `"`
 }
 
 // finishRequest changes the request as the route says. It reports false if it has answered.
@@ -274,7 +315,7 @@ func (s *stream) finishRequest(r *config.Route) bool {
 	s.mutate(h, r.RequestHeaders)
 	s.rewritePath(r)
 	s.rewriteHost(&a.Host)
-	if s.acceptsTrailers && isGRPC(h) {
+	if s.acceptsTrailers {
 		h.Set("te", "trailers")
 	}
 	return true
@@ -328,6 +369,9 @@ func (s *stream) rewriteHost(r *config.HostRewrite) {
 	if r.AppendXFHost {
 		h.Add("x-forwarded-host", was)
 	}
+	if !s.suppresses() {
+		h.Set("x-envoy-original-host", was)
+	}
 	h.SetPseudo(header.Authority, to)
 }
 
@@ -342,6 +386,15 @@ func (s *stream) finishResponseHead() {
 		ms := max(0, s.first.Sub(since).Milliseconds())
 		h.Set("x-envoy-upstream-service-time", view(strconv.AppendInt(s.w.scratch[:0], ms, 10)))
 	}
+	if r := s.route; r != nil {
+		if v := r.VirtualHost; v != nil && v.AttemptCountResponse {
+			h.Set("x-envoy-attempt-count", strconv.Itoa(s.attempt))
+		}
+		if s.weighted != nil {
+			s.mutate(h, s.weighted.ResponseHeaders)
+		}
+		s.mutate(h, r.ResponseHeaders)
+	}
 	switch s.hcm.ServerHeader {
 	case config.ServerOverwrite:
 		h.Set("server", s.hcm.ServerName)
@@ -353,25 +406,25 @@ func (s *stream) finishResponseHead() {
 	if !h.Has("date") {
 		h.Add("date", s.w.date())
 	}
-	if r := s.route; r != nil {
-		if v := r.VirtualHost; v != nil && v.AttemptCountResponse {
-			h.Set("x-envoy-attempt-count", strconv.Itoa(s.attempt))
-		}
-		if s.weighted != nil {
-			s.mutate(h, s.weighted.ResponseHeaders)
-		}
-		s.mutate(h, r.ResponseHeaders)
-	}
-	if s.hcm.Via != "" {
-		h.Add("via", s.hcm.Via)
-	}
-	if s.hcm.RequestIDInResponse {
-		h.Set("x-request-id", s.req.First("x-request-id"))
+	addVia(h, s.hcm.Via)
+	if id := s.req.First("x-request-id"); s.hcm.RequestIDInResponse && id != "" {
+		h.Set("x-request-id", id)
 	}
 	if s.cookie != "" {
 		h.Add("set-cookie", s.cookie)
 	}
 	s.corsResponse()
+}
+
+// addVia appends this hop to Via, if it is configured to.
+func addVia(h *header.Header, via string) {
+	if via == "" {
+		return
+	}
+	if old, ok := h.Header("via"); ok {
+		via = old + ", " + via
+	}
+	h.Set("via", via)
 }
 
 // mutate applies header mutations in order.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
@@ -336,7 +337,15 @@ func (x *downConn) takeHead(b []byte) int {
 
 // parseOptions are a parser's options as the configuration of its side has them.
 func parseOptions(fields uint32, c *config.HTTP1Options) http1.Options {
-	return http1.Options{MaxFields: int(fields), AllowChunkedLength: c.AllowChunkedLength, KeepNames: c.KeepCase, OthersProper: c.OthersProper}
+	return http1.Options{MaxFields: int(fields), AllowChunkedLength: c.AllowChunkedLength, KeepNames: c.KeepCase, OthersProper: c.OthersProper, AnyMethod: c.AnyMethod}
+}
+
+// ownBody is the body of an answer to what is no request.
+func ownBody(e *http1.Error) string {
+	if e == http1.ErrNoHost {
+		return ""
+	}
+	return http1.Reason(strconv.Itoa(e.Status))
 }
 
 // isPreface reports whether b begins as an HTTP/2 connection does.
@@ -373,6 +382,7 @@ func (x *downConn) start(s *stream, err error) {
 		errors.As(err, &e)
 		x.closeNow = true
 		s.reqDone = true
+		x.msg.Minor = 1 // what it said of its version is as wrong as the rest
 		s.refuse(e)
 		return
 	}
@@ -383,7 +393,8 @@ func (x *downConn) start(s *stream, err error) {
 		if !hcm.HTTP1.Accept10 {
 			x.closeNow = true
 			s.reqDone = true
-			s.reply(426, "", "low_version")
+			x.msg.Minor = 1 // the answer is in the version to go on with
+			s.reply(426, http1.Reason("426"), "low_version")
 			return
 		}
 		if s.req.Pseudo(header.Authority) == "" {
@@ -421,5 +432,8 @@ func (w *worker) replyRaw(x *downConn, e *http1.Error, body string, flags access
 	x.msg = http1.Message{Minor: 1}
 	s.protocol, s.flags = "HTTP/1.1", flags
 	s.reqDone = true
+	if body == "" {
+		body = ownBody(e)
+	}
 	s.reply(e.Status, body, e.Details)
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/carrick-mesh/carrick/proxy/clienthello"
 )
@@ -40,7 +41,7 @@ func (d *downstream) inspect(last bool) (done bool) {
 		switch err := clienthello.Parse(d.first, &h); err {
 		case nil:
 			d.match.Transport = "tls"
-			d.match.SNI = lower(h.ServerName)
+			d.match.SNI, d.sniText = serverName(h.ServerName)
 			for _, a := range h.Protocols {
 				d.match.ALPN = append(d.match.ALPN, string(a))
 			}
@@ -103,6 +104,31 @@ func sniffHTTP(b []byte) (proto string, done bool) {
 		}
 	}
 	return "", len(b) >= maxInspect
+}
+
+// serverName returns the SNI as it is matched, and as it goes into logs and headers: nobody has
+// authenticated who sent it. One that can be no name counts as none.
+func serverName(b []byte) (name, text string) {
+	if len(b) > 255 || slices.Contains(b, 0) {
+		return "", ""
+	}
+	name = lower(b)
+	for i := range len(name) {
+		if !inName(name[i]) {
+			safe := []byte("invalid:" + name)
+			for k := len("invalid:"); k < len(safe); k++ {
+				if !inName(safe[k]) {
+					safe[k] = '_'
+				}
+			}
+			return name, string(safe)
+		}
+	}
+	return name, name
+}
+
+func inName(c byte) bool {
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '*' || c == ':'
 }
 
 // lower returns b in lower case.

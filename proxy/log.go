@@ -47,7 +47,7 @@ func (w *worker) connEntry(d *downstream) *accesslog.Entry {
 		Start: d.start, Duration: w.loop.Now().Sub(d.start),
 		RequestDuration: -1, RequestTx: -1, ResponseDuration: -1, ResponseTx: -1,
 		DownstreamLocal: d.match.Local, DownstreamRemote: d.match.Remote, DownstreamDirectRemote: d.match.Direct,
-		ServerName: d.match.SNI, ConnectionID: d.id,
+		ServerName: d.sniText, ConnectionID: d.id,
 	}
 	if d.chain != nil {
 		e.FilterChain = d.chain.Name

@@ -64,48 +64,54 @@ func mergeSlashes(path string) string {
 	return b.String()
 }
 
-// needsNormalizing is true for paths with dots, escapes or backslashes that normalizePath may change.
+// needsNormalizing is true for paths with dots, escapes, backslashes or characters that normalizePath
+// may change.
 func needsNormalizing(path string) bool {
 	for i := 0; i < len(path); i++ {
-		switch path[i] {
-		case '?':
+		switch c := path[i]; {
+		case c == '?':
 			return false
-		case '\\', '%':
+		case c == '\\' || c == '%' || unwise(c):
 			return true
-		case '/':
-			if i+1 < len(path) && path[i+1] == '.' {
-				return true
-			}
+		case c == '/' && i+1 < len(path) && path[i+1] == '.':
+			return true
 		}
 	}
 	return false
 }
 
-// normalizePath removes dot segments, decodes escaped unreserved characters and takes backslashes
-// for slashes (RFC 3986, 6.2.2, and what Envoy does beyond it); false for a broken escape.
+// unwise are characters that do not belong into a path unescaped.
+func unwise(c byte) bool {
+	switch c {
+	case '"', '<', '>', '^', '`', '{', '|', '}':
+		return true
+	}
+	return c >= 0x80
+}
+
+// normalizePath removes dot segments, decodes escaped unreserved characters, escapes those that should
+// be and takes backslashes for slashes (RFC 3986, 6.2.2, and what Envoy does beyond it). What only looks
+// like an escape stays as it is; false for an escaped NUL.
 func normalizePath(path string) (string, bool) {
 	path, query, hasQuery := strings.Cut(path, "?")
 	b := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
 		c := path[i]
-		if c == '\\' {
+		switch {
+		case c == '\\':
 			c = '/'
-		}
-		if c == '%' {
-			if i+2 >= len(path) {
+		case unwise(c):
+			b = append(b, '%', upper(hexDigits[c>>4]), upper(hexDigits[c&15]))
+			continue
+		case c == '%':
+			n, ok := escaped(path[i:])
+			if ok && n == 0 {
 				return "", false
 			}
-			n, err := strconv.ParseUint(path[i+1:i+3], 16, 8)
-			if err != nil || n == 0 {
-				return "", false
-			}
-			if !unreserved(byte(n)) {
-				b = append(b, '%', upper(path[i+1]), upper(path[i+2]))
+			if ok && unreserved(n) {
+				c = n
 				i += 2
-				continue
 			}
-			c = byte(n)
-			i += 2
 		}
 		b = append(b, c)
 	}
@@ -113,7 +119,11 @@ func normalizePath(path string) (string, bool) {
 	out := segs[:0]
 	for i, seg := range segs {
 		last := i == len(segs)-1
-		switch seg {
+		dots, _, _ := strings.Cut(seg, ";") // parameters do not make dots a name
+		if dots != "." && dots != ".." {
+			dots = seg
+		}
+		switch dots {
 		case ".":
 			if last {
 				out = append(out, "")
@@ -139,6 +149,15 @@ func normalizePath(path string) (string, bool) {
 	return p, true
 }
 
+// escaped returns the byte that s begins with in escaped form.
+func escaped(s string) (byte, bool) {
+	if len(s) < 3 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[1:3], 16, 8)
+	return byte(n), err == nil && s[1] != '+' && s[1] != '-'
+}
+
 func upper(c byte) byte {
 	if 'a' <= c && c <= 'f' {
 		c -= 'a' - 'A'
@@ -154,7 +173,7 @@ func unreserved(c byte) bool {
 func isGRPC(h *header.Header) bool {
 	const g = "application/grpc"
 	t := h.First("content-type")
-	return strings.HasPrefix(t, g) && (len(t) == len(g) || t[len(g)] == '+' || t[len(g)] == ';')
+	return strings.HasPrefix(t, g) && (len(t) == len(g) || t[len(g)] == '+')
 }
 
 // Statuses of gRPC.

@@ -330,7 +330,8 @@ var errConnectTimeout = errors.New("connection timeout")
 // tlsFailure is a failed handshake with an upstream.
 type tlsFailure struct{ err error }
 
-func (e *tlsFailure) Error() string { return "TLS_error: " + e.err.Error() }
+// Error is for logs: the text has names that the other side chose.
+func (e *tlsFailure) Error() string { return "TLS_error: " + printable(e.err.Error()) }
 func (e *tlsFailure) Unwrap() error { return e.err }
 
 // dialing is a connection being made: TCP, then TLS.

@@ -28,20 +28,18 @@ func (s *stream) replyBody(status int, body []byte, contentType, details string,
 		body = nil
 	case status == 204 || status == 304 || status < 200:
 		body = nil
-	default:
+	case len(body) > 0:
 		h.Add("content-length", strconv.Itoa(len(body)))
-		if len(body) > 0 {
-			h.Add("content-type", contentType)
-		}
+		h.Add("content-type", contentType)
 	}
 	if more != nil {
 		more(h)
 	}
-	h.Add("date", s.w.date())
-	h.Add("server", s.hcm.ServerName)
 	if s.route != nil {
 		s.mutate(h, s.route.ResponseHeaders)
 	}
+	h.Set("date", s.w.date())
+	h.Set("server", s.hcm.ServerName)
 	s.responded = true
 	end := len(body) == 0 || s.head
 	if grpc && !end {

@@ -32,8 +32,14 @@ func (s *stream) send() {
 	}
 }
 
+// needsTLS asks X-Forwarded-Proto, which a client cannot choose where its peers are not trusted; the
+// scheme of the request is the client's own words.
 func (s *stream) needsTLS(v *config.VirtualHost) bool {
-	return v.RequireTLS != config.TLSNone && s.req.Pseudo(header.Scheme) != "https"
+	if v.RequireTLS == config.TLSNone || v.RequireTLS == config.TLSExternalOnly && s.req.First("x-envoy-internal") == "true" {
+		return false
+	}
+	proto, _ := s.req.Header("x-forwarded-proto")
+	return proto != "https"
 }
 
 func (s *stream) direct(d *config.DirectResponse) {
@@ -45,28 +51,35 @@ func (s *stream) direct(d *config.DirectResponse) {
 		s.status = d.Status
 		body = d.Format.Append(nil, s.entry())
 	}
-	s.replyBody(d.Status, body, typ, "direct_response", nil)
+	var more func(h *header.Header)
+	if d.Status == 201 { // what was made is where it was asked for
+		loc := s.location(&config.Redirect{})
+		more = func(h *header.Header) { h.Add("location", loc) }
+	}
+	s.replyBody(d.Status, body, typ, "direct_response", more)
 }
 
-// redirectTo answers with a redirect. A scheme, host, port or path that r does not give is the request's.
+// redirectTo answers with a redirect.
 func (s *stream) redirectTo(r *config.Redirect) {
-	scheme := s.req.Pseudo(header.Scheme)
-	host, port, hasPort := splitPort(s.req.Pseudo(header.Authority))
-	if r.Host != "" {
-		host = r.Host
+	status, loc := r.Status, s.location(r)
+	if status == 0 {
+		status = 301
 	}
-	was := scheme
+	s.replyBody(status, nil, "", "direct_response", func(h *header.Header) { h.Add("location", loc) })
+}
+
+// location is where r leads. A scheme, host, port or path that r does not give is the request's.
+func (s *stream) location(r *config.Redirect) string {
+	scheme := s.req.Pseudo(header.Scheme)
 	if r.Scheme != "" {
 		scheme = r.Scheme
 	}
-	switch {
-	case r.Port != 0:
-		port, hasPort = strconv.Itoa(int(r.Port)), true
-	case scheme != was && (port == "80" || port == "443"):
-		hasPort = false // the other scheme's default must not stay
+	host := r.Host
+	if host == "" {
+		host = s.redirectHost(r, scheme)
 	}
-	if scheme == "http" && port == "80" || scheme == "https" && port == "443" {
-		hasPort = false
+	if r.Port != 0 {
+		host += ":" + strconv.Itoa(int(r.Port))
 	}
 	path := s.req.Pseudo(header.Path)
 	before, query, hasQuery := strings.Cut(path, "?")
@@ -76,24 +89,28 @@ func (s *stream) redirectTo(r *config.Redirect) {
 		if strings.Contains(before, "?") {
 			hasQuery = false
 		}
-	case r.SetPrefix:
+	case r.SetPrefix && r.Prefix != "":
 		before = r.Prefix + strings.TrimPrefix(before, s.route.Match.Path)
 	case r.Regex != nil:
 		before = r.Regex.Regex.ReplaceAllString(before, r.Regex.Substitution)
 	}
-	loc := scheme + "://" + host
-	if hasPort {
-		loc += ":" + port
-	}
-	loc += before
+	loc := scheme + "://" + host + before
 	if hasQuery && !r.StripQuery {
 		loc += "?" + query
 	}
-	status := r.Status
-	if status == 0 {
-		status = 301
+	return loc
+}
+
+// redirectHost is the request's host for a redirect to scheme: without its port if the redirect gives
+// one, or if it is the default of the scheme that is left.
+func (s *stream) redirectHost(r *config.Redirect, scheme string) string {
+	all := s.req.Pseudo(header.Authority)
+	host, port, ok := splitPort(all)
+	was := s.req.First("x-forwarded-proto")
+	if ok && (r.Port != 0 || scheme != was && (was == "http" && port == "80" || was == "https" && port == "443")) {
+		return host
 	}
-	s.replyBody(status, nil, "", "direct_response", func(h *header.Header) { h.Add("location", loc) })
+	return all
 }
 
 // splitPort splits host and port; brackets of IPv6 stay with the host.
@@ -358,6 +375,9 @@ func (s *stream) beforeAttempt() {
 		s.req.Set("x-envoy-attempt-count", strconv.Itoa(s.attempt))
 	}
 	if r.Action.Host.Auto && s.member.ep.Hostname != "" {
+		if !s.suppresses() && !s.req.Has("x-envoy-original-host") {
+			s.req.Set("x-envoy-original-host", s.req.Pseudo(header.Authority))
+		}
 		s.req.SetPseudo(header.Authority, s.member.ep.Hostname)
 	}
 }
@@ -388,9 +408,6 @@ func (s *stream) failed(f failure) {
 	}
 	body += "reset reason: " + f.reason.text()
 	details := underscore(f.reason.text())
-	if f.tls() {
-		body += ", transport failure reason: " + f.transport
-	}
 	if f.transport != "" {
 		details += "|" + underscore(f.transport)
 	}

@@ -157,6 +157,9 @@ func (w *worker) freeStream(s *stream) {
 // Header implements config.Request.
 func (s *stream) Header(name string) (string, bool) { return s.req.Header(name) }
 
+// Nth implements config.Request.
+func (s *stream) Nth(name string, i int) (string, bool) { return s.req.Nth(name, i) }
+
 // ClientCertificate implements config.TLSRequest.
 func (s *stream) ClientCertificate() (presented, validated bool) {
 	p := s.d.tls != nil && s.d.tls.peer != nil

@@ -65,6 +65,29 @@ func describe(c *x509.Certificate) string {
 	return fmt.Sprintf("%q (SHA-256 %s)", name, hex.EncodeToString(h[:]))
 }
 
+// maxText bounds what a peer's own words may take of a log line.
+const maxText = 1 << 10
+
+// printable makes text of others fit for a log line or a header: what is no printable ASCII becomes an
+// underscore, and what is too long is cut.
+func printable(v string) string {
+	if len(v) > maxText {
+		v = v[:maxText] + "..."
+	}
+	for i := range len(v) {
+		if v[i] < ' ' || v[i] > '~' {
+			b := []byte(v)
+			for k := i; k < len(b); k++ {
+				if b[k] < ' ' || b[k] > '~' {
+					b[k] = '_'
+				}
+			}
+			return string(b)
+		}
+	}
+	return v
+}
+
 // report logs a failed handshake, the same failure with the same peer at most once a minute.
 func (t *tlsContexts) report(p *Proxy, side, peer string, err error) {
 	key := side + " " + err.Error()
@@ -105,8 +128,8 @@ func newTLSState(s tls.ConnectionState) *tlsState {
 	c := s.PeerCertificates[0]
 	t.peer, t.chain = c, s.PeerCertificates
 	h := sha256.Sum256(c.Raw)
-	t.info.PeerSubject = c.Subject.String()
-	t.info.PeerIssuer = c.Issuer.String()
+	t.info.PeerSubject = printable(c.Subject.String())
+	t.info.PeerIssuer = printable(c.Issuer.String())
 	t.info.PeerSerial = c.SerialNumber.Text(16)
 	h1 := sha1.Sum(c.Raw)
 	t.info.PeerFingerprint1 = hex.EncodeToString(h1[:])
@@ -120,8 +143,8 @@ func newTLSState(s tls.ConnectionState) *tlsState {
 	for i, u := range c.URIs {
 		uris[i] = u.String()
 	}
-	t.info.PeerURISAN = strings.Join(uris, ",")
-	t.info.PeerDNSSAN = strings.Join(c.DNSNames, ",")
+	t.info.PeerURISAN = printable(strings.Join(uris, ","))
+	t.info.PeerDNSSAN = printable(strings.Join(c.DNSNames, ","))
 	t.info.PeerNotBefore, t.info.PeerNotAfter = c.NotBefore, c.NotAfter
 	return t
 }

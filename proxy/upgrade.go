@@ -103,5 +103,5 @@ func (s *stream) armPerTry() {
 // refuse answers a request that cannot be understood.
 func (s *stream) refuse(e *http1.Error) {
 	s.flags |= accesslog.DownstreamProtocolError
-	s.reply(e.Status, "", e.Details)
+	s.reply(e.Status, ownBody(e), e.Details)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -25,6 +26,11 @@ func (h headers) Get(name string) ([]byte, bool) {
 	return []byte(v), ok
 }
 
+func (h headers) Nth(name string, i int) (string, bool) {
+	v, ok := h[name]
+	return v, ok && i == 0
+}
+
 // fixed has one header without copying.
 type fixed struct {
 	name  string
@@ -32,6 +38,10 @@ type fixed struct {
 }
 
 func (h *fixed) Get(name string) ([]byte, bool) { return h.value, name == h.name }
+
+func (h *fixed) Nth(name string, i int) (string, bool) {
+	return unsafe.String(unsafe.SliceData(h.value), len(h.value)), name == h.name && i == 0
+}
 
 func entry() *Entry {
 	return &Entry{

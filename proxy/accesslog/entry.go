@@ -55,10 +55,11 @@ type Entry struct {
 	UpstreamTLS            *TLSInfo
 }
 
-// Headers gives header values by lower-case name; several values are joined by a comma. The
-// bytes are only good until the next call.
+// Headers gives header values by lower-case name: Get joins several by a comma, Nth returns one of them,
+// from 0. They are only good until the next call.
 type Headers interface {
 	Get(name string) ([]byte, bool)
+	Nth(name string, i int) (string, bool)
 }
 
 // TLSInfo is what a TLS connection said of itself and its peer.

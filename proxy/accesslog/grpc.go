@@ -17,9 +17,9 @@ var grpcCodes = [...][2]string{
 
 // grpcStatus returns grpc-status of the trailers, else of the response headers.
 func grpcStatus(e *Entry) (int, bool) {
-	b, _, ok := of(e.Trailer, "grpc-status")
+	_, b, ok := of(e.Trailer, "grpc-status")
 	if !ok {
-		b, _, ok = of(e.Response, "grpc-status")
+		_, b, ok = of(e.Response, "grpc-status")
 	}
 	if !ok || len(b) == 0 || len(b) > 3 {
 		return 0, false

@@ -292,8 +292,12 @@ func of(h Headers, name string) ([]byte, string, bool) {
 	if h == nil {
 		return nil, "", false
 	}
-	b, ok := h.Get(name)
-	return b, "", ok
+	if name == "x-forwarded-for" || name == "cookie" { // one value, in however many lines
+		b, ok := h.Get(name)
+		return b, "", ok
+	}
+	v, ok := h.Nth(name, 0)
+	return nil, v, ok
 }
 
 // headerOp is a header, or else an alternative: "X?Y".

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -209,7 +210,19 @@ func compileHeaderMutations(addField string, add []*core.HeaderValueOption, remo
 		}
 		out = append(out, m)
 	}
+	// What is overwritten goes first, whatever the order of the list: so does Envoy.
+	slices.SortStableFunc(out, func(a, b HeaderMutation) int { return a.turn() - b.turn() })
 	return out, nil
+}
+
+func (m *HeaderMutation) turn() int {
+	switch {
+	case m.Remove:
+		return 0
+	case m.Action == HeaderOverwrite || m.Action == HeaderOverwriteIfExists:
+		return 1
+	}
+	return 2
 }
 
 func compileHeaderOption(o *core.HeaderValueOption) (HeaderMutation, error) {

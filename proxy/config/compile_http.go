@@ -65,6 +65,12 @@ func compileHCM(m *hcm.HttpConnectionManager, ns *needs) (*HTTPConnectionManager
 	if err := h.compileProtocols(m); err != nil {
 		return nil, err
 	}
+	if rs := m.GetInternalAddressConfig().GetCidrRanges(); len(rs) > 0 {
+		var err error
+		if h.InternalRanges, err = compilePrefixes("cidr_ranges", rs); err != nil {
+			return nil, in("internal_address_config", err)
+		}
+	}
 	switch r := m.RouteSpecifier.(type) {
 	case *hcm.HttpConnectionManager_Rds:
 		h.RDS = r.Rds.GetRouteConfigName()
@@ -165,6 +171,7 @@ func compileHTTP1(m *core.Http1ProtocolOptions) (HTTP1Options, error) {
 		DefaultHost:        m.GetDefaultHostForHttp_10(),
 		Trailers:           m.GetEnableTrailers(),
 		AllowChunkedLength: m.GetAllowChunkedLength(),
+		AnyMethod:          m.GetAllowCustomMethods(),
 	}
 	return o, in("header_key_format", o.compileNames(m.GetHeaderKeyFormat()))
 }

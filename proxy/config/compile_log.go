@@ -184,6 +184,13 @@ func (r entryRequest) Header(name string) (string, bool) {
 	return string(b), ok
 }
 
+func (r entryRequest) Nth(name string, i int) (string, bool) {
+	if r.e.Header == nil {
+		return "", false
+	}
+	return r.e.Header.Nth(name, i)
+}
+
 // Takes reports whether the entry is logged. random decides fractions.
 func (f *LogFilter) Takes(e *accesslog.Entry, random uint64) bool {
 	if f == nil {

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Codec says which HTTP version a connection manager speaks.
 type Codec uint8
@@ -70,6 +73,7 @@ type HTTPConnectionManager struct {
 
 	UseRemoteAddress    bool // append the peer to X-Forwarded-For and trust nothing of it beyond TrustedHops
 	TrustedHops         uint32
+	InternalRanges      []netip.Prefix // clients that count as internal; none by default
 	SkipXFFAppend       bool
 	AppendXFPort        bool
 	SchemeOverwrite     string // "http" or "https"; empty: keep
@@ -92,6 +96,16 @@ type HTTPConnectionManager struct {
 	Tracing bool // x-envoy-decorator-operation tells the next hop what this one calls
 }
 
+// Internal reports whether a client at that address counts as internal.
+func (m *HTTPConnectionManager) Internal(a netip.Addr) bool {
+	for _, p := range m.InternalRanges {
+		if p.Contains(a.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
 // HostPort says which port is stripped of Host.
 type HostPort uint8
 
@@ -111,6 +125,7 @@ type HTTP1Options struct {
 	DefaultHost        string // for HTTP/1.0 requests without Host
 	Trailers           bool
 	AllowChunkedLength bool // Content-Length beside chunked: drop it instead of refusing
+	AnyMethod          bool // take any token for a method
 	ProperCase         bool // write names in proper case
 	KeepCase           bool // what is read keeps the spelling of its names until it is written
 	OthersProper       bool // with KeepCase: names of the proxy's own in proper case

@@ -199,20 +199,30 @@ func (m *RouteMatch) equal(a, b string) bool {
 	return a == b
 }
 
-// Match reports whether the request's header matches.
+// Match reports whether the request's header matches. Of several fields of the name one must.
 func (h *HeaderMatcher) Match(r Request) bool {
-	v, ok := r.Header(h.Name)
+	v, ok := r.Nth(h.Name, 0)
 	if h.Present {
 		return ok != h.Invert
 	}
 	if !ok && !h.MissingAsEmpty {
 		return false
 	}
+	found := h.takes(v)
+	for i := 1; ok && !found; i++ {
+		if v, ok = r.Nth(h.Name, i); ok {
+			found = h.takes(v)
+		}
+	}
+	return found != h.Invert
+}
+
+func (h *HeaderMatcher) takes(v string) bool {
 	if h.Range != nil {
 		n, err := strconv.ParseInt(v, 10, 64)
-		return (err == nil && h.Range.Start <= n && n < h.Range.End) != h.Invert
+		return err == nil && h.Range.Start <= n && n < h.Range.End
 	}
-	return h.Value.Match(v) != h.Invert
+	return h.Value.Match(v)
 }
 
 func (q *QueryMatcher) match(v string, ok bool) bool {

@@ -36,6 +36,16 @@ type request map[string]string
 
 func (r request) Header(name string) (string, bool) { v, ok := r[name]; return v, ok }
 
+// Nth takes what stands between bars for fields of one name.
+func (r request) Nth(name string, i int) (string, bool) {
+	v, ok := r[name]
+	vs := strings.Split(v, "|")
+	if !ok || i >= len(vs) {
+		return "", false
+	}
+	return vs[i], true
+}
+
 // req makes a request of "HOST PATH [NAME=VALUE]…".
 func req(s string) request {
 	f := strings.Fields(s)

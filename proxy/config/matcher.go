@@ -94,6 +94,8 @@ type Request interface {
 	// Header returns a header by lower-case name, several values joined by a comma, and the
 	// pseudo-headers :authority, :path (with query), :method, :scheme.
 	Header(name string) (value string, ok bool)
+	// Nth returns the value of the i-th field of that name, from 0.
+	Nth(name string, i int) (value string, ok bool)
 }
 
 // TLSRequest is a Request that knows of the client's certificate.

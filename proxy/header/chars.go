@@ -14,6 +14,27 @@ var Lower = func() (t [256]byte) {
 	return t
 }()
 
+// ValidHost reports whether s can be a Host or :authority: uri-host and port have none of these (RFC
+// 3986, 3.2.2), and what is no host for one hop must be none for the next.
+func ValidHost[T ~string | ~[]byte](s T) bool {
+	for i := range len(s) {
+		if !host[s[i]] {
+			return false
+		}
+	}
+	return true
+}
+
+var host = func() (t [256]bool) {
+	for c := '!'; c < 0x7f; c++ {
+		t[c] = true
+	}
+	for _, c := range `/?#@\,"<>^|{}` + "`" {
+		t[c] = false
+	}
+	return t
+}()
+
 // Value says which bytes field values may hold.
 var Value = func() (t [256]bool) {
 	for c := range t {

@@ -173,6 +173,26 @@ func (h *Header) Get(name string) ([]byte, bool) {
 	return h.joined, true
 }
 
+// Nth returns the value of the field of that lower-case name that is the i-th of them, from 0; of a
+// pseudo-header there is one.
+func (h *Header) Nth(name string, i int) (value string, ok bool) {
+	if strings.HasPrefix(name, ":") {
+		if i > 0 {
+			return "", false
+		}
+		return h.Header(name)
+	}
+	k := h.find(name, 0)
+	for ; k >= 0 && i > 0; i-- {
+		k = h.find(name, k+1)
+	}
+	if k < 0 {
+		return "", false
+	}
+	f := h.fields[k]
+	return view(h.buf[f.colon+2 : f.hi]), true
+}
+
 // Add adds a field after the others; strings may alias h. The name must be a lower-case token
 // and the value free of CR, LF and NUL: see ValidValue.
 func (h *Header) Add(name, value string) { h.fields = append(h.fields, h.line(name, value)) }

@@ -61,7 +61,7 @@ func TestParseRequest(t *testing.T) {
 
 func TestRefuseRequest(t *testing.T) {
 	for in, want := range map[string]error{
-		"GET / HTTP/1.1\r\n\r\n":                                                                    ErrHost,
+		"GET / HTTP/1.1\r\n\r\n":                                                                    ErrNoHost,
 		"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n":                                              ErrHost,
 		"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n":                                                       ErrHost,
 		"GET / HTTP/2.0\r\nHost: a\r\n\r\n":                                                         ErrVersion,

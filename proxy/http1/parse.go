@@ -21,12 +21,14 @@ func (e *Error) Error() string { return "http1: " + e.text }
 // Errors of heads and bodies.
 var (
 	ErrRequestLine = &Error{400, "http1.codec_error", "malformed request line"}
+	ErrMethod      = &Error{400, "http1.codec_error", "unknown method"}
 	ErrStatusLine  = &Error{502, "http1.codec_error", "malformed status line"}
 	ErrVersion     = &Error{505, "http1.codec_error", "HTTP version is not 1.0 or 1.1"}
 	ErrField       = &Error{400, "http1.codec_error", "malformed header field"}
 	ErrFields      = &Error{431, "http1.too_many_headers", "too many header fields"}
 	ErrTooLarge    = &Error{431, "http1.headers_too_large", "header fields too large"}
-	ErrHost        = &Error{400, "http1.invalid_host", "Host missing, repeated or malformed"}
+	ErrHost        = &Error{400, "http.invalid_authority", "Host repeated or malformed"}
+	ErrNoHost      = &Error{400, "missing_host_header", "Host missing"}
 	ErrLength      = &Error{400, "http1.content_length_not_allowed", "Content-Length malformed, repeated or beside Transfer-Encoding"}
 	ErrCoding      = &Error{501, "http1.invalid_transfer_encoding", "transfer coding is not chunked"}
 	ErrChunk       = &Error{400, "http1.codec_error", "malformed chunk"}
@@ -53,6 +55,7 @@ type Options struct {
 	// KeepNames makes the header remember how names were spelled; see header.KeepNames.
 	KeepNames    bool
 	OthersProper bool // names of our own are then written in proper case
+	AnyMethod    bool // takes any token for a method
 	// AllowChunkedLength drops a Content-Length beside chunked instead of refusing the message.
 	AllowChunkedLength bool
 }
@@ -119,9 +122,12 @@ func ParseRequest(head []byte, h *header.Header, m *Message, o *Options) error {
 		return ErrRequestLine
 	}
 	h.SetPseudoSpan(header.Method, 0, i)
+	if !o.AnyMethod && !knownMethod(b[:i]) {
+		return ErrMethod
+	}
 	i++
 	t := i
-	for i < len(b) && b[i] > ' ' && b[i] != 0x7f {
+	for i < len(b) && b[i] > ' ' && b[i] < 0x7f {
 		i++
 	}
 	if i == t || len(b)-i < len(" HTTP/1.1\r\n") || b[i] != ' ' {
@@ -175,7 +181,7 @@ func target(b []byte, lo, hi int, h *header.Header) (absolute bool, err error) {
 	for e < hi && b[e] != '/' && b[e] != '?' {
 		e++
 	}
-	if e == a || !validHost(b[a:e]) {
+	if e == a || !header.ValidHost(b[a:e]) {
 		return false, ErrHost
 	}
 	h.SetPseudoSpan(header.Authority, a, e)
@@ -291,7 +297,7 @@ func fields(b []byte, i int, h *header.Header, m *Message, o *Options, request, 
 		switch {
 		case !keep:
 		case request && string(b[lo:colon]) == "host":
-			if !validHost(b[vlo:vhi]) {
+			if !header.ValidHost(b[vlo:vhi]) {
 				return ErrHost
 			}
 			if !absolute { // an absolute target overrules Host (RFC 9112, 3.2.2)
@@ -390,7 +396,7 @@ func (s *seen) finish(h *header.Header, m *Message, o *Options, request, absolut
 		}
 	}
 	if request && !s.host && m.Minor == 1 && !absolute {
-		return ErrHost
+		return ErrNoHost
 	}
 	if s.upgrade && !m.Upgrade {
 		h.Remove("upgrade")
@@ -425,14 +431,15 @@ func parseLength(b []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// validHost reports whether b can be a Host: uri-host and port have none of these (RFC 3986, 3.2.2).
-func validHost(b []byte) bool {
-	for _, c := range b {
-		if c <= ' ' || c == '/' || c == '?' || c == '#' || c == '@' || c == '\\' || c == ',' || c >= 0x7f {
-			return false
-		}
+// knownMethod reports whether a method is one of those that are registered.
+func knownMethod(b []byte) bool {
+	switch string(b) {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "ACL", "BIND", "CHECKOUT", "COPY",
+		"LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "MSEARCH", "NOTIFY", "PROPFIND",
+		"PROPPATCH", "PURGE", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE":
+		return true
 	}
-	return true
+	return false
 }
 
 func equalFold(b []byte, lower string) bool {

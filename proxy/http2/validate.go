@@ -73,6 +73,10 @@ func (v *validator) field(name, value string) {
 			}
 			return
 		}
+		if !v.response && !v.trailers && v.h.Has("host") {
+			v.malformed = true
+			return
+		}
 	}
 	v.h.Add(name, value)
 }
@@ -81,13 +85,11 @@ func blank(c byte) bool { return c == ' ' || c == '\t' }
 
 func (v *validator) contentLength(value string) {
 	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n < 0 || value[0] == '+' || v.hasLength && n != v.length {
+	if err != nil || n < 0 || value[0] == '+' || v.hasLength {
 		v.malformed = true
 		return
 	}
-	if !v.hasLength {
-		v.h.Add("content-length", value)
-	}
+	v.h.Add("content-length", value)
 	v.hasLength, v.length = true, n
 }
 
@@ -102,7 +104,7 @@ func (v *validator) pseudo(name, value string) {
 		v.malformed = v.malformed || value == ""
 	case ":authority":
 		p = header.Authority
-		v.malformed = v.malformed || !validAuthority(value)
+		v.malformed = v.malformed || !header.ValidHost(value)
 	case ":path":
 		p = header.Path
 		v.malformed = v.malformed || !validPath(value)
@@ -155,7 +157,7 @@ func (v *validator) complete() bool {
 	}
 	if !v.seen[header.Authority] {
 		host := v.h.First("host")
-		if !validAuthority(host) {
+		if !header.ValidHost(host) {
 			return false
 		}
 		if host != "" {
@@ -182,15 +184,6 @@ func validPath(s string) bool {
 	}
 	for i := 0; i < len(s); i++ {
 		if s[i] <= ' ' || s[i] == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-func validAuthority(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '/' || s[i] == '@' {
 			return false
 		}
 	}
