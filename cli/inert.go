@@ -72,9 +72,8 @@ func (c *cluster) meshSettings(ctx context.Context, namespace string) (*mesh.Sna
 	if err != nil {
 		return nil, fmt.Errorf("reading the mesh's settings: %w", err)
 	}
-	if m, _, err := kube.DecodeMeshConfig("", cm.Data); err == nil {
-		snap = snap.Apply(mesh.Event{Object: m})
-	}
+	m, _ := kube.DecodeMeshConfig(mesh.Key{Kind: "ConfigMap", Namespace: namespace, Name: "istio"}, cm.Data)
+	snap = snap.Apply(mesh.Event{Object: m})
 	return snap, nil
 }
 

@@ -272,15 +272,11 @@ func (c *Clusters) configMaps() watched {
 		},
 		convert: func(f *feed, o runtime.Object) mesh.Object {
 			about := mesh.Key{Cluster: c.local.ID, Kind: "ConfigMap", Namespace: c.local.Namespace, Name: c.local.MeshName}
-			m, findings, err := meshConfig(c.local.ID, o.(*corev1.ConfigMap).Data)
-			if err != nil {
-				f.found(about, []mesh.Finding{{Object: about, Message: err.Error() + "; the last good settings stay"}})
-				return nil
-			}
-			for i := range findings {
-				findings[i].Object = about
-			}
+			m, findings := meshConfig(about, o.(*corev1.ConfigMap).Data)
 			f.found(about, findings)
+			if f.resolve != nil {
+				f.resolve.remember(f, m, networkNames(m.Networks))
+			}
 			return m
 		},
 		tap: func(name string, o runtime.Object) {

@@ -16,10 +16,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	meshconfig "istio.io/api/mesh/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/schema"
@@ -80,46 +78,8 @@ func decode(cluster string, k schema.Kind, u *unstructured.Unstructured) (mesh.O
 
 // DecodeMeshConfig reads what ConfigMap istio of a cluster holds. Findings are about settings that are
 // not understood and left out.
-func DecodeMeshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mesh.Finding, error) {
-	return meshConfig(cluster, data)
-}
-
-// meshConfig reads keys mesh and meshNetworks of ConfigMap istio.
-func meshConfig(cluster string, data map[string]string) (*mesh.MeshConfig, []mesh.Finding, error) {
-	m := &mesh.MeshConfig{Cluster: cluster, Spec: &meshconfig.MeshConfig{}}
-	var c cleaner
-	read := func(key string, to proto.Message) error {
-		if strings.TrimSpace(data[key]) == "" {
-			return nil
-		}
-		j, err := yaml.YAMLToJSON([]byte(data[key]))
-		if err != nil {
-			return fmt.Errorf("data.%s: %w", key, err)
-		}
-		var raw any
-		if err := json.Unmarshal(j, &raw); err != nil {
-			return fmt.Errorf("data.%s: %w", key, err)
-		}
-		if raw == nil {
-			return nil
-		}
-		if j, err = json.Marshal(c.clean(to.ProtoReflect().Descriptor(), "data."+key, raw)); err != nil {
-			return fmt.Errorf("data.%s: %w", key, err)
-		}
-		if err := fromJSON(j, to); err != nil {
-			field, message := located(err)
-			return fmt.Errorf("%s: %s", join("data."+key, field), message)
-		}
-		return nil
-	}
-	if err := read("mesh", m.Spec); err != nil {
-		return nil, nil, err
-	}
-	m.Networks = &meshconfig.MeshNetworks{}
-	if err := read("meshNetworks", m.Networks); err != nil {
-		return nil, nil, err
-	}
-	return m, c.findings(mesh.Key{}), nil
+func DecodeMeshConfig(about mesh.Key, data map[string]string) (*mesh.MeshConfig, []mesh.Finding) {
+	return meshConfig(about, data)
 }
 
 // cleaner makes of users' JSON what protojson takes.

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -85,27 +86,69 @@ enablePrometheusMerge: true
 rootNamespace: istio-system
 trustDomain: cluster.local
 `, "meshNetworks": "networks: {}\n"}
-	m, fs, err := meshConfig("c", good)
-	if err != nil || len(fs) > 0 {
-		t.Fatal(err, fs)
+	about := mesh.Key{Cluster: "c", Kind: "ConfigMap", Namespace: "istio-system", Name: "istio"}
+	m, fs := meshConfig(about, good)
+	if len(fs)+len(m.Unread) > 0 {
+		t.Fatal(fs)
 	}
 	if m.Spec.GetAccessLogFile() != "/dev/stdout" || m.Spec.GetConnectTimeout().AsDuration() != time.Minute || m.Spec.GetDefaultConfig().GetMeshId() != "mesh1" {
 		t.Errorf("spec %v", m.Spec)
 	}
-	for data, want := range map[string]string{
-		"accessLogFile: [1]":                   "data.mesh.accessLogFile: ",
-		"defaultConfig: {concurrency: a}":      "data.mesh.defaultConfig.concurrency: ",
-		"\t":                                   "",
-		"a: b: c":                              "data.mesh: ",
-		"outboundTrafficPolicy: {mode: MAYBE}": "data.mesh.outboundTrafficPolicy.mode: ",
+	// One bad field is left out, and told; all else is read.
+	for data, want := range map[string][]string{ // field of the finding, path that is unread
+		"accessLogFile: [1]":                                     {"data.mesh.accessLogFile", "accessLogFile"},
+		"defaultConfig: {concurrency: a, meshId: mesh1}":         {"data.mesh.defaultConfig.concurrency", "defaultConfig.concurrency"},
+		"outboundTrafficPolicy: {mode: MAYBE}":                   {"data.mesh.outboundTrafficPolicy.mode", "outboundTrafficPolicy.mode"},
+		"trustDomainAliases: [a, {}]":                            {"data.mesh.trustDomainAliases", "trustDomainAliases"},
+		"serviceSettings: [{settings: {clusterLocal: perhaps}}]": {"data.mesh.serviceSettings", "serviceSettings"},
+		"enableAutoMtls: [true]":                                 {"data.mesh.enableAutoMtls", "enableAutoMtls"},
+		"a: b: c":                                                {"data.mesh", ""},
+		"- a":                                                    {"data.mesh", ""},
+		"accessLogFil: x":                                        {"data.mesh.accessLogFil"},
+		"\t":                                                     nil,
 	} {
-		_, _, err := meshConfig("c", map[string]string{"mesh": data})
-		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
-			t.Errorf("%q: %v, want %s", data, err, want)
+		m, fs := meshConfig(about, map[string]string{"mesh": data + "\nrootNamespace: here"})
+		if strings.HasPrefix(data, "a: b") || strings.HasPrefix(data, "-") || data == "\t" {
+			m, fs = meshConfig(about, map[string]string{"mesh": data})
+		} else if m.Spec.GetRootNamespace() != "here" {
+			t.Errorf("%q: the field beside it is lost: %v", data, m.Spec)
+		}
+		switch {
+		case want == nil && len(fs)+len(m.Unread) > 0:
+			t.Errorf("%q: %v", data, fs)
+		case want != nil && (len(fs) != 1 || fs[0].Field != want[0] || fs[0].Object != about || fs[0].Fix == ""):
+			t.Errorf("%q: %v, want %s", data, fs, want[0])
+		case len(want) > 1 && (len(m.Unread) != 1 || m.Unread[0] != want[1]), len(want) == 1 && len(m.Unread) > 0:
+			t.Errorf("%q: unread %q, want %q", data, m.Unread, want)
 		}
 	}
-	if _, fs, err := meshConfig("c", map[string]string{"mesh": "accessLogFil: x"}); err != nil || len(fs) != 1 || fs[0].Field != "data.mesh.accessLogFil" {
-		t.Errorf("an unknown setting: %v %v", fs, err)
+	m, fs = meshConfig(about, map[string]string{"mesh": "trustDomain: [1]\nconnectTimeout: soon\naccessLogFile: /dev/stdout", "meshNetworks": "a: b: c"})
+	if len(fs) != 3 || len(m.Unread) != 2 || m.Spec.GetAccessLogFile() == "" || !m.KeepNetworks {
+		t.Errorf("several bad fields: %v, unread %q, spec %v", fs, m.Unread, m.Spec)
+	}
+}
+
+// Host names of gateways in MeshNetworks lead to addresses, as soon as they are known and whenever they change.
+func TestMeshNetworksNames(t *testing.T) {
+	answer := []string{"192.0.2.1"}
+	r := newResolver()
+	r.lookup = func(context.Context, string) ([]string, error) { return answer, nil }
+	var told *mesh.MeshConfig
+	f := newFeed("c", Sink{Events: func(es []mesh.Event) { told, _ = es[0].Object.(*mesh.MeshConfig) }, Findings: func(mesh.Key, []mesh.Finding) {}}, r)
+	f.live = true
+	c := &Clusters{local: Local{ID: "c", Namespace: "istio-system", MeshName: "istio"}}
+	o := c.configMaps().convert(f, &corev1.ConfigMap{Data: map[string]string{
+		"meshNetworks": "networks: {n2: {gateways: [{address: gw.example.com, port: 15443}, {address: 192.0.2.9, port: 15443}]}}"}})
+	f.set([]mesh.Event{{Object: o}})
+	if told == nil || len(told.Addresses) != 0 {
+		t.Fatalf("told of %v", told)
+	}
+	for range 2 {
+		r.refresh(t.Context())
+		if d := cmp.Diff(map[string][]string{"gw.example.com": answer}, told.Addresses); d != "" {
+			t.Errorf("addresses (-want +got):\n%s", d)
+		}
+		answer = []string{"192.0.2.2", "192.0.2.3"}
 	}
 }
 

@@ -14,14 +14,14 @@ import (
 // lookup gives others.
 const resolvePeriod = 15 * time.Second
 
-// resolver looks up the host names of network gateways' load balancers.
+// resolver looks up the host names of gateways between networks.
 type resolver struct {
 	lookup func(ctx context.Context, host string) ([]string, error)
 	poke   chan struct{}
 
-	mu       sync.Mutex
-	answers  map[string][]string
-	services map[named]waitingService
+	mu      sync.Mutex
+	answers map[string][]string
+	objects map[named]waiting
 }
 
 type named struct {
@@ -29,9 +29,9 @@ type named struct {
 	key  mesh.Key
 }
 
-type waitingService struct {
-	service *mesh.Service // without the resolved addresses
-	names   []string
+type waiting struct {
+	object mesh.Object // without the resolved addresses
+	names  []string
 }
 
 func newResolver() *resolver {
@@ -40,19 +40,19 @@ func newResolver() *resolver {
 			return net.DefaultResolver.LookupHost(ctx, host)
 		},
 		poke:    make(chan struct{}, 1),
-		answers: map[string][]string{}, services: map[named]waitingService{},
+		answers: map[string][]string{}, objects: map[named]waiting{},
 	}
 }
 
-// remember notes the names of a feed's Service, none if names is empty.
-func (r *resolver) remember(f *feed, s *mesh.Service, names []string) {
+// remember notes the names of a feed's Service or MeshConfig, none if names is empty.
+func (r *resolver) remember(f *feed, o mesh.Object, names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(names) == 0 {
-		delete(r.services, named{f, s.Key()})
+		delete(r.objects, named{f, o.Key()})
 		return
 	}
-	r.services[named{f, s.Key()}] = waitingService{s, names}
+	r.objects[named{f, o.Key()}] = waiting{o, names}
 	for _, n := range names {
 		if r.answers[n] == nil {
 			select {
@@ -63,36 +63,54 @@ func (r *resolver) remember(f *feed, s *mesh.Service, names []string) {
 	}
 }
 
-// addressed returns s with the addresses that its names have. The feed calls it at the moment at
-// which it tells of s, so that an old answer never follows a new one.
-func (r *resolver) addressed(f *feed, s *mesh.Service) *mesh.Service {
+// addressed returns o with the addresses that its names have. The feed calls it at the moment at which it
+// tells of o, so that an old answer never follows a new one.
+func (r *resolver) addressed(f *feed, o mesh.Object) mesh.Object {
+	switch o.(type) {
+	case *mesh.Service, *mesh.MeshConfig:
+	default:
+		return o
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w, ok := r.services[named{f, s.Key()}]
+	w, ok := r.objects[named{f, o.Key()}]
 	if !ok {
-		return s
+		return o
 	}
-	c := *w.service
-	c.Addresses = slices.Clone(c.Addresses)
-	for _, n := range w.names {
-		c.Addresses = append(c.Addresses, r.answers[n]...)
+	switch o := w.object.(type) {
+	case *mesh.Service:
+		c := *o
+		c.Addresses = slices.Clone(c.Addresses)
+		for _, n := range w.names {
+			c.Addresses = append(c.Addresses, r.answers[n]...)
+		}
+		return &c
+	case *mesh.MeshConfig:
+		c := *o
+		c.Addresses = map[string][]string{}
+		for _, n := range w.names {
+			if len(r.answers[n]) > 0 {
+				c.Addresses[n] = r.answers[n]
+			}
+		}
+		return &c
 	}
-	return &c
+	return o
 }
 
 func (r *resolver) forget(f *feed, k mesh.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.services, named{f, k})
+	delete(r.objects, named{f, k})
 }
 
-// forgetAll drops the services of a feed that is over.
+// forgetAll drops the objects of a feed that is over.
 func (r *resolver) forgetAll(f *feed) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for k := range r.services {
+	for k := range r.objects {
 		if k.feed == f {
-			delete(r.services, k)
+			delete(r.objects, k)
 		}
 	}
 }
@@ -115,7 +133,7 @@ func (r *resolver) run(ctx context.Context) {
 func (r *resolver) refresh(ctx context.Context) {
 	r.mu.Lock()
 	names := map[string]bool{}
-	for _, w := range r.services {
+	for _, w := range r.objects {
 		for _, n := range w.names {
 			names[n] = true
 		}
@@ -147,7 +165,7 @@ func (r *resolver) refresh(ctx context.Context) {
 	}
 	var updates []named
 	r.mu.Lock()
-	for k, w := range r.services {
+	for k, w := range r.objects {
 		if slices.ContainsFunc(w.names, func(n string) bool { return changed[n] }) {
 			updates = append(updates, k)
 		}

@@ -137,6 +137,15 @@ func (w *Writer) writeFinding(ctx context.Context, key mesh.Key, now []mesh.Find
 			return fmt.Errorf("reading it: %w", err)
 		}
 		about.UID = s.UID
+	} else if key.Kind == "ConfigMap" && len(now) > 0 {
+		m, err := w.client.kube.CoreV1().ConfigMaps(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading it: %w", err)
+		}
+		about.UID = m.UID
 	}
 	if len(now) == 0 {
 		return nil

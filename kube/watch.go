@@ -93,8 +93,8 @@ func (f *feed) setLocked(events []mesh.Event) {
 		return
 	}
 	for i, e := range events {
-		if s, ok := e.Object.(*mesh.Service); ok && f.resolve != nil {
-			events[i].Object = f.resolve.addressed(f, s)
+		if e.Object != nil && f.resolve != nil {
+			events[i].Object = f.resolve.addressed(f, e.Object)
 			e = events[i]
 		}
 		if s, ok := e.Object.(*mesh.EndpointSlice); ok && f.grace.holds(time.Now()) {

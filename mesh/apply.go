@@ -81,6 +81,10 @@ func (b *builder) event(e Event) {
 		if _, ok := edit(b, &b.health, k.Name, row[*GatewayHealth](e), gone); ok {
 			b.networked = true
 		}
+	case KindMeshConfig:
+		if k.Cluster == b.settings.Cluster {
+			b.meshConfig(k, row[*MeshConfig](e))
+		}
 	default: // the rest counts in the local cluster only
 		if k.Cluster == b.settings.Cluster {
 			if o, ok := b.accept(k, e.Object); ok {
@@ -116,8 +120,6 @@ func (b *builder) local(k Key, e Event) {
 		}
 	case KindCredential:
 		edit(b, &b.credentials, name, row[*Credential](e), gone)
-	case KindMeshConfig:
-		b.meshConfig(row[*MeshConfig](e))
 	default:
 		if _, ok := edit(b, &b.inert, k.String(), row[*Inert](e), gone); ok {
 			b.judging = true
@@ -188,9 +190,20 @@ func (b *builder) namespaced(k Key, o *Namespace) {
 	b.networked = b.networked || k.Name == b.settings.SystemNamespace
 }
 
-func (b *builder) meshConfig(o *MeshConfig) {
+func (b *builder) meshConfig(k Key, o *MeshConfig) {
+	var found []Finding
+	if o != nil {
+		o, found = b.fallBack(o)
+	}
+	edit(b, &b.refusals, k.String(), &refusal{k, found}, len(found) == 0)
+	if b.configured != (o != nil) {
+		b.configured, b.touched = o != nil, true
+	}
 	last, next := b.config, newConfig(o, b.settings)
-	if proto.Equal(last.Spec, next.Spec) && proto.Equal(last.networks, next.networks) {
+	if o != nil && o.KeepNetworks {
+		next.networks, next.addresses = last.networks, last.addresses
+	}
+	if proto.Equal(last.Spec, next.Spec) && proto.Equal(last.networks, next.networks) && maps.EqualFunc(last.addresses, next.addresses, slices.Equal[[]string]) {
 		return
 	}
 	keep(&next.LocalityLB, last.LocalityLB)

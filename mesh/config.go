@@ -33,9 +33,10 @@ type Config struct {
 	TLSDefaults   *meshconfig.MeshConfig_TLSConfig                            // of all TLS but that between workloads; may be nil
 	MeshTLS       *meshconfig.MeshConfig_TLSConfig                            // of TLS between workloads; may be nil
 
-	networks *meshconfig.MeshNetworks
-	local    []string // host patterns that stay in their cluster
-	shared   []string // exceptions from them
+	networks  *meshconfig.MeshNetworks
+	addresses map[string][]string // of the host names of gateways in networks
+	local     []string            // host patterns that stay in their cluster
+	shared    []string            // exceptions from them
 
 	controlPlanes string // ending of the hosts of control planes
 }
@@ -44,7 +45,7 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	spec := &meshconfig.MeshConfig{}
 	c := &Config{}
 	if m != nil {
-		spec, c.networks = m.Spec, m.Networks
+		spec, c.networks, c.addresses = m.Spec, m.Networks, m.Addresses
 	}
 	c.Spec = spec
 	c.TrustDomain = cmp.Or(spec.GetTrustDomain(), "cluster.local")

@@ -140,6 +140,9 @@ func (s *Snapshot) findNetworks() *Networks {
 				if _, err := netip.ParseAddr(x.Address); err == nil {
 					add(name, "", x.Address, port)
 				}
+				for _, a := range s.config.addresses[x.Address] {
+					add(name, "", a, port)
+				}
 			case *meshconfig.Network_IstioNetworkGateway_RegistryServiceName:
 				namespace, svc, ok := s.serviceOf(x.RegistryServiceName)
 				for id := range s.clusters {

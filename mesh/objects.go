@@ -321,6 +321,12 @@ type MeshConfig struct {
 	Cluster  string
 	Spec     *meshconfig.MeshConfig
 	Networks *meshconfig.MeshNetworks // may be nil
+
+	Namespace, Name string   // of the ConfigMap, for findings; may be empty
+	Unread          []string // paths of fields that could not be read, and are not in Spec: "outboundTrafficPolicy.mode"; "" for all
+	KeepNetworks    bool     // Networks could not be read: the last ones stay
+	// Addresses are where host names among the addresses of gateways in Networks lead to.
+	Addresses map[string][]string
 }
 
 // Key implements Object.

@@ -25,6 +25,8 @@ type Snapshot struct {
 	leaves   []*Leaf
 	config   *Config
 
+	configured bool // config is of a MeshConfig, not of none
+
 	gateways    *Table[*Gateway]
 	routes      *Table[*VirtualService]
 	rules       *Table[*DestinationRule]

@@ -31,6 +31,9 @@ func validate(o Object) []Finding {
 	case *PeerAuthentication:
 		v.peerAuthentication(o.Spec)
 	case *MeshConfig:
+		if o.Name != "" {
+			v.object = Key{o.Cluster, "ConfigMap", o.Namespace, o.Name}
+		}
 		v.meshConfig(o.Spec)
 	}
 	return v.found
