@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -137,56 +136,5 @@ func (v *validator) exportTo(namespaces []string) {
 		if ns != "*" && ns != "." && ns != "~" && (len(ns) > 63 || !dnsLabel.MatchString(ns)) {
 			v.add(fmt.Sprintf("spec.exportTo[%d]", i), `name a namespace, "." for its own, "*" for all`, "%q is no namespace", ns)
 		}
-	}
-}
-
-// operators are those of Envoy's format strings that all proxies of a mesh know, the built-in one
-// among them: one that a proxy refuses would keep its whole listener from it.
-var operators = strings.Fields(`START_TIME REQ RESP TRAILER PROTOCOL RESPONSE_CODE RESPONSE_FLAGS RESPONSE_FLAGS_LONG RESPONSE_CODE_DETAILS
-	CONNECTION_TERMINATION_DETAILS BYTES_RECEIVED BYTES_SENT DURATION REQUEST_DURATION RESPONSE_DURATION
-	RESPONSE_TX_DURATION REQUEST_TX_DURATION UPSTREAM_HOST UPSTREAM_CLUSTER UPSTREAM_CLUSTER_RAW UPSTREAM_LOCAL_ADDRESS
-	UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT UPSTREAM_LOCAL_PORT UPSTREAM_REMOTE_ADDRESS
-	UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT UPSTREAM_REMOTE_PORT UPSTREAM_PROTOCOL UPSTREAM_TRANSPORT_FAILURE_REASON
-	UPSTREAM_REQUEST_ATTEMPT_COUNT UPSTREAM_TLS_CIPHER UPSTREAM_TLS_VERSION UPSTREAM_PEER_SUBJECT UPSTREAM_PEER_ISSUER
-	UPSTREAM_PEER_URI_SAN UPSTREAM_METADATA UPSTREAM_FILTER_STATE DOWNSTREAM_TRANSPORT_FAILURE_REASON
-	DOWNSTREAM_LOCAL_ADDRESS DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT DOWNSTREAM_LOCAL_PORT DOWNSTREAM_REMOTE_ADDRESS
-	DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT DOWNSTREAM_REMOTE_PORT DOWNSTREAM_DIRECT_REMOTE_ADDRESS
-	DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT DOWNSTREAM_DIRECT_REMOTE_PORT DOWNSTREAM_LOCAL_URI_SAN
-	DOWNSTREAM_PEER_SUBJECT DOWNSTREAM_PEER_ISSUER DOWNSTREAM_PEER_URI_SAN DOWNSTREAM_PEER_DNS_SAN
-	DOWNSTREAM_PEER_IP_SAN DOWNSTREAM_PEER_SERIAL DOWNSTREAM_PEER_CERT_V_START DOWNSTREAM_PEER_CERT_V_END
-	DOWNSTREAM_PEER_FINGERPRINT_1 DOWNSTREAM_PEER_FINGERPRINT_256 DOWNSTREAM_TLS_CIPHER DOWNSTREAM_TLS_VERSION
-	CONNECTION_ID REQUESTED_SERVER_NAME ROUTE_NAME VIRTUAL_CLUSTER_NAME HOSTNAME FILTER_CHAIN_NAME DYNAMIC_METADATA
-	CLUSTER_METADATA FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER ACCESS_LOG_TYPE UNIQUE_ID EMIT_TIME TRACE_ID
-	QUERY_PARAM PATH REQ_WITHOUT_QUERY METADATA`)
-
-var operator = regexp.MustCompile(`^([A-Z0-9_]+)(\([^%]*\))?(:\d+)?%`)
-
-// format checks a format string: each % begins an operator that ends with one, or is doubled.
-func (v *validator) format(field, s string) {
-	for {
-		i := strings.IndexByte(s, '%')
-		if i < 0 {
-			return
-		}
-		s = s[i+1:]
-		if strings.HasPrefix(s, "%") {
-			s = s[1:]
-			continue
-		}
-		m := operator.FindStringSubmatch(s)
-		if m == nil {
-			// START_TIME's own format may have percent signs in it.
-			if end := strings.Index(s, ")%"); strings.HasPrefix(s, "START_TIME(") && end > 0 {
-				s = s[end+2:]
-				continue
-			}
-			v.add(field, "double a percent sign that is meant as such", "%q is not an operator of a format string", "%"+s[:min(len(s), 24)])
-			return
-		}
-		if !slices.Contains(operators, m[1]) {
-			v.add(field, "see the list of operators in Envoy's documentation of access logs", "operator %%%s%% does not exist", m[1])
-			return
-		}
-		s = s[len(m[0]):]
 	}
 }

@@ -82,6 +82,9 @@ func TestText(t *testing.T) {
 		{"%DYNAMIC_METADATA(a:b)% %FILTER_STATE(x)% %TRACE_ID%", down, "- - -"},
 		{"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %UPSTREAM_CLUSTER_RAW%", down, "10.39.0.7 55870 10.39.0.7:55870 outbound|5000||helloworld.sample.svc.cluster.local"},
 		{"%RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%", down, "1 1"},
+		// "GET /hello?x=1&y HTTP/1.1", "host: helloworld.sample:5000", an empty line; "HTTP/1.1 200 OK", an empty line, 60 bytes.
+		{"%DOWNSTREAM_HEADER_BYTES_RECEIVED% %DOWNSTREAM_WIRE_BYTES_SENT% %UPSTREAM_WIRE_BYTES_RECEIVED%", down, "59 79 79"},
+		{"%DOWNSTREAM_WIRE_BYTES_RECEIVED% %UPSTREAM_WIRE_BYTES_SENT%", &Entry{BytesReceived: 5}, "5 0"},
 	} {
 		f, err := Parse(c.format, Options{})
 		if err != nil {

@@ -24,7 +24,9 @@ func compileOperator(name, arg string, hasArg bool) (op, error) {
 		return op{fn: fn, kind: p.kind}, err
 	}
 	if hasArg {
-		if _, ok := plain[name]; ok {
+		_, known := plain[name]
+		_, wire := wireOperators[name]
+		if known || wire {
 			return op{}, errors.New("takes no argument")
 		}
 	}
@@ -36,6 +38,9 @@ func compileOperator(name, arg string, hasArg bool) (op, error) {
 		return op{fn: func(dst []byte, _ *Entry) ([]byte, bool) { return append(dst, host...), true }}, nil
 	}
 	p, ok := plain[name]
+	if !ok {
+		p, ok = wireOperators[name]
+	}
 	if !ok {
 		return op{}, errNotSupported
 	}
