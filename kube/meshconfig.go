@@ -62,7 +62,7 @@ func readFields(about mesh.Key, field, document string, to proto.Message) (found
 			return found, unread
 		}
 		path, message := located(err)
-		if raw, path = without(raw, path); path == "" {
+		if raw, path = withoutField(raw, path); path == "" {
 			break
 		}
 		tell(join(field, path), message)
@@ -73,10 +73,10 @@ func readFields(about mesh.Key, field, document string, to proto.Message) (found
 	return found, []string{""}
 }
 
-// without returns a JSON value without what a path names, "a.b[0].c", as far as single objects lead to it: of a
+// withoutField returns a JSON value without what a path names, "a.b[0].c", as far as single objects lead to it: of a
 // list with a bad element nothing is left, for what the others mean may depend on it. It returns the path of
 // what it has taken out, "" if that is nothing.
-func without(v any, path string) (rest any, taken string) {
+func withoutField(v any, path string) (rest any, taken string) {
 	name, below, _ := strings.Cut(path, ".")
 	name, _, indexed := strings.Cut(name, "[")
 	m, ok := v.(map[string]any)
@@ -88,7 +88,7 @@ func without(v any, path string) (rest any, taken string) {
 		return v, ""
 	}
 	if _, object := x.(map[string]any); object && below != "" && !indexed {
-		if rest, taken := without(x, below); taken != "" {
+		if rest, taken := withoutField(x, below); taken != "" {
 			m[name] = rest
 			return m, name + "." + taken
 		}
