@@ -3,12 +3,13 @@ package control
 import (
 	"encoding/base64"
 	"fmt"
-	"github.com/carrick-mesh/carrick/diagnose"
 	"maps"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/carrick-mesh/carrick/diagnose"
 
 	sds "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"google.golang.org/grpc"

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/carrick-mesh/carrick/compile"
+	"github.com/carrick-mesh/carrick/debug"
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
@@ -50,6 +51,7 @@ type Control struct {
 	config   Config
 	clusters *kube.Clusters
 	server   *xds.Server
+	pages    *debug.Pages
 	events   chan []mesh.Event
 	found    chan finding
 	stopped  chan struct{} // closed when Run ends, so that nobody waits for the loop
@@ -90,7 +92,8 @@ func New(config Config) *Control {
 	local := config.Local
 	local.ID, local.Namespace = config.Mesh.Cluster, c.Snapshot().Settings().SystemNamespace
 	c.clusters = kube.NewClusters(local, kube.Sink{Events: c.feed, Findings: c.complain}, config.Log)
-	c.server = xds.New(xds.Config{Authorize: c.authorize, Answer: c.answer, Instance: config.Instance, Log: config.Log})
+	c.pages = debug.New(view{c})
+	c.server = xds.New(xds.Config{Authorize: c.authorize, Answer: c.pages.Answer, Instance: config.Instance, Log: config.Log})
 	return c
 }
 

@@ -31,6 +31,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/carrick-mesh/carrick/debug"
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
@@ -224,7 +225,7 @@ func start(t *testing.T, s *kubetest.Server, id string) (*Control, int) {
 
 func clientNamed(c *Control, name string) *xds.Client {
 	for _, x := range c.Server().Clients() {
-		if proxyName(x) == name {
+		if debug.ProxyName(x) == name {
 			return x
 		}
 	}

@@ -14,7 +14,11 @@ import (
 // kinds that have an effect are not in it.
 func TestObjectsWithoutEffect(t *testing.T) {
 	c := New(Config{Mesh: mesh.Settings{Cluster: "cluster1"}, Log: slog.New(slog.DiscardHandler)})
-	c.state.Store(&state{snapshot: debugged()})
+	parents := []mesh.Parent{{Kind: "Service", Name: "a"}, {Kind: "Service", Name: "b"}}
+	c.state.Store(&state{snapshot: c.Snapshot().Apply(
+		mesh.Event{Object: &mesh.Inert{Meta: mesh.Meta{Cluster: "cluster1", Name: "deny"}, Kind: "AuthorizationPolicy", Protects: true}},
+		mesh.Event{Object: &mesh.Inert{Meta: mesh.Meta{Cluster: "cluster1", Name: "route"}, Kind: "HTTPRoute", Parents: parents}},
+	)})
 	r := prometheus.NewRegistry()
 	r.MustRegister(inertMetrics{c})
 	families, err := r.Gather()

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/carrick-mesh/carrick/compile"
+	"github.com/carrick-mesh/carrick/debug"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/xds"
 )
@@ -41,7 +42,7 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is not TYPE~IP~POD.NAMESPACE~DOMAIN", n.ID)
 	}
 	// istioctl asks for debug pages in the name of no proxy.
-	asks := strings.HasPrefix(n.Asks, debugType)
+	asks := strings.HasPrefix(n.Asks, debug.TypePrefix)
 	if parts[0] != "sidecar" && parts[0] != "router" && !asks {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
 	}

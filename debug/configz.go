@@ -1,4 +1,4 @@
-package control
+package debug
 
 import (
 	"encoding/json"
