@@ -184,7 +184,7 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 		return nil, err
 	}
 	var mu sync.Mutex
-	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace, Check: compile.Trial})
+	snap := mesh.New(mesh.Settings{Cluster: cfg.Cluster, SystemNamespace: a.target.istioNamespace, Domain: cfg.Domain(), Check: compile.Trial})
 	said := map[mesh.Key][]mesh.Finding{}
 	sink := kube.Sink{
 		Events:   func(es []mesh.Event) { mu.Lock(); defer mu.Unlock(); snap = snap.Apply(es...) },

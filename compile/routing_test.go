@@ -127,3 +127,34 @@ spec: {hosts: [web], tls: [{match: [{port: 443, sniHosts: [a.example.com]}], rou
 		}
 	}
 }
+
+// TestClusterDomain: Services are called as the DNS of their cluster calls them, if that is not cluster.local.
+func TestClusterDomain(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1", Domain: "corp.internal"}).Apply(load(t, []byte(client+`
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: alias, namespace: shop}
+spec: {type: ExternalName, externalName: web.shop.svc.corp.internal}
+---
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec: {hosts: [web.shop.svc.corp.internal], http: [{timeout: 1s, route: [{destination: {host: web}}]}]}
+`))...)
+	got := decode(t, New().Pass(s, []Proxy{ask(t, s, "sidecar cluster1/shop/client-1")})[0])
+	const name = "outbound|80||web.shop.svc.corp.internal"
+	if got["clusters"][name] == nil || got["endpoints"][name] == nil {
+		t.Errorf("%s is missing", name)
+	}
+	a := &all{routes: map[string]*routev3.RouteConfiguration{"80": got["routes"]["80"].(*routev3.RouteConfiguration)}}
+	for _, domain := range []string{"web", "web.shop.svc", "web.shop.svc.corp.internal", "alias.shop.svc.corp.internal"} {
+		if h := a.host("80", domain); to(h) != name || h.Routes[0].GetRoute().GetTimeout().GetSeconds() != 1 {
+			t.Errorf("%s leads to %q", domain, to(h))
+		}
+	}
+	if f := Check(s, nil); len(f) > 0 {
+		t.Error(f)
+	}
+}

@@ -165,7 +165,7 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("tolerations %v, which the installer set; node selector %v, which it did not", pod.Tolerations, pod.NodeSelector)
 		}
 		ct := d.Spec.Template.Spec.Containers[0]
-		if !slices.Equal(ct.Args, []string{"discovery"}) {
+		if !slices.Equal(ct.Args, []string{"discovery", "--domain", "cluster.local"}) {
 			t.Errorf("args %q", ct.Args)
 		}
 		for _, e := range ct.Env {

@@ -49,6 +49,14 @@ type Config struct {
 	full    map[string]any // values as merged
 }
 
+// Domain returns the DNS domain of the cluster's Services.
+func (c *Config) Domain() string {
+	if d, ok := c.vals.Global.Proxy["clusterDomain"].(string); ok && d != "" {
+		return d
+	}
+	return "cluster.local"
+}
+
 // Resolve merges the files, documents as Parse returns them, in order, and the --set arguments
 // over the profile that they name (default if none does). version is the default tag.
 func Resolve(files []map[string]any, sets []string, version string) (*Config, error) {

@@ -189,7 +189,7 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 		env = append(env, corev1.EnvVar{Name: "PILOT_TRACE_SAMPLING", Value: fmt.Sprint(*p.TraceSampling)})
 	}
 	env = mergeEnv(env, mapEnv(p.Env), comp.K8s.Env)
-	args := []string{"discovery"}
+	args := []string{"discovery", "--domain", c.Domain()}
 	if l := c.vals.Global.Logging.Level; l != "" {
 		args = append(args, "--log_output_level="+l)
 	}

@@ -123,7 +123,7 @@ func TestSets(t *testing.T) {
 		"components.egressGateways[0].enabled=false",
 		"components.ingressGateways[name:istio-ingressgateway].k8s.replicaCount=3",
 		`values.gateways.istio-ingressgateway.serviceAnnotations.metallb\.io/address-pool=first`,
-		"meshConfig.accessLogEncoding=JSON", "values.global.network=network9")
+		"meshConfig.accessLogEncoding=JSON", "values.global.network=network9", "values.global.proxy.clusterDomain=corp.internal")
 	m, err := c.Render()
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,8 @@ func TestSets(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := string(b)
-	for _, want := range []string{"image: example.com/x/carrick:2.0", "replicas: 3", "metallb.io/address-pool: first", "accessLogEncoding: JSON", "topology.istio.io/network: network9", "accessLogFile: /dev/stdout"} {
+	for _, want := range []string{"image: example.com/x/carrick:2.0", "replicas: 3", "metallb.io/address-pool: first", "accessLogEncoding: JSON", "topology.istio.io/network: network9", "accessLogFile: /dev/stdout",
+		"- discovery\n        - --domain\n        - corp.internal\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("rendered manifest lacks %q", want)
 		}
