@@ -116,11 +116,18 @@ func (c *checker) inMesh() map[string]bool {
 
 // services finds Services of one name that are not alike.
 func (c *checker) services() {
+	inMesh := c.inMesh()
 	for h := range c.s.Hosts() {
 		if h.Service == nil || h.Service.ClusterLocal {
 			continue
 		}
 		first := h.Service.Parts[0]
+		for i, port := range first.Ports {
+			if port.Protocol() == mesh.GRPCWeb && inMesh[h.Service.Namespace] {
+				c.add("", first.Key(), fmt.Sprintf("spec.ports[%d]", i), "run Envoy beside its pods (carrick.dev/proxy: envoy), or let the application take gRPC-Web",
+					"port %d speaks gRPC-Web, of which only sidecars and gateways that run Envoy make gRPC", port.Number)
+			}
+		}
 		for _, p := range h.Service.Parts[1:] {
 			for i, port := range p.Ports {
 				j := slices.IndexFunc(first.Ports, func(q mesh.ServicePort) bool {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strconv"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -8,6 +9,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcweb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
@@ -45,6 +47,7 @@ func httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
 
 const (
 	faultFilter  = "envoy.filters.http.fault"
+	webFilter    = "envoy.filters.http.grpc_web"
 	corsFilter   = "envoy.filters.http.cors"
 	routerFilter = "envoy.filters.http.router"
 )
@@ -94,6 +97,11 @@ func http1Options(o HTTP1) *core.Http1ProtocolOptions {
 		}}
 	}
 	return out
+}
+
+// translateWeb has a connection manager make gRPC of gRPC-Web, as Envoy can.
+func translateWeb(m *hcmv3.HttpConnectionManager) {
+	m.HttpFilters = slices.Insert(m.HttpFilters, 0, httpFilter(webFilter, &grpcweb.GrpcWeb{}))
 }
 
 func byRDS(m *hcmv3.HttpConnectionManager, route string) *hcmv3.HttpConnectionManager {

@@ -22,6 +22,7 @@ type gateway struct {
 	http      httpSettings
 	settings  clusterSettings
 	retry     *networking.HTTPRetry
+	web       bool   // translates gRPC-Web, as Envoy can
 	hops      uint32 // trusted proxies before it
 	servers   []*server
 	secrets   []*mesh.Credential // of which some server makes use, by name
@@ -53,6 +54,7 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 		families: p.Families, namespace: p.Namespace, http: httpSettingsOf(c, p), settings: clusterSettingsOf(c, p), retry: c.Retry,
 		hops: c.Spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(),
 	}
+	g.web = p.Dialect == Envoy
 	labels := labelMap(p.Labels)
 	named := "" // keys of labels
 	ports := bindPorts(s, p)
@@ -214,7 +216,7 @@ func older(a, b *mesh.Meta) int {
 // key says what the gateway is made of: the pointers of the mesh, which are equal for equal content only.
 func (g *gateway) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %q %q %#v %#v %p %d", g.families, g.namespace, g.labels, g.http, g.settings, g.retry, g.hops)
+	fmt.Fprintf(&b, "%d %q %q %#v %#v %p %d %v", g.families, g.namespace, g.labels, g.http, g.settings, g.retry, g.hops, g.web)
 	for _, s := range g.servers {
 		fmt.Fprintf(&b, " server %p %p %d", s.Server, s.gateway, s.bind)
 		for _, v := range s.services {

@@ -25,6 +25,7 @@ import (
 type sidecar struct {
 	families Family
 	allowAny bool
+	web      bool // translates gRPC-Web where some port speaks it: Envoy can
 	loopback bool // applications listen there, whatever their clients connected to
 	http     httpSettings
 	settings clusterSettings
@@ -75,6 +76,7 @@ func sidecarOf(s *mesh.Snapshot, p Proxy) sidecar {
 	for _, t := range targets(s, p) {
 		n, svc := t.port, t.service
 		seen[n] = true
+		r.web = r.web || p.Dialect == Envoy && t.of.Protocol() == mesh.GRPCWeb
 		host := s.HostName(svc.Namespace, svc.Name)
 		r.ports = append(r.ports, inboundPort{
 			n, t.of.Protocol(), modeOn(n, mode, modes), host, svc.Namespace, svc.Name, t.of.Number, t.of.Name,
@@ -299,6 +301,9 @@ func (r sidecar) connectionManager(p inboundPort, to string) *hcmv3.HttpConnecti
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_APPEND_FORWARD
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Dns: true, Uri: true}
 	m.ServerName = "istio-envoy"
+	if r.web && p.protocol == mesh.GRPCWeb {
+		translateWeb(m)
+	}
 	port := strconv.Itoa(int(p.servicePort))
 	action := &routev3.RouteAction{
 		ClusterSpecifier:  &routev3.RouteAction_Cluster{Cluster: to},

@@ -80,7 +80,11 @@ func (g *gateway) listener(at listenAddress, servers []*server, f *faults) (*lis
 	if len(plain) > 0 {
 		table := g.table(at.routeName(), plain, f)
 		chains.about = plain[0].gateway.Key()
-		if chains.add(nil, httpChain(g.connectionManager(name, table.Name)), nil) {
+		m := g.connectionManager(name, table.Name)
+		if g.web && slices.ContainsFunc(plain, func(s *server) bool { return s.protocol() == mesh.GRPCWeb }) {
+			translateWeb(m)
+		}
+		if chains.add(nil, httpChain(m), nil) {
 			tables = append(tables, table)
 		}
 	}

@@ -216,7 +216,9 @@ func (r routeRow) named(v routeView) (m made) {
 		if !strings.HasPrefix(r.host, "*") {
 			host.Domains = append(host.Domains, r.host+".")
 		}
-		if len(host.Routes) > 0 {
+		if err := refusal(host); err != nil {
+			m.faults.add(r.route.Key(), err)
+		} else if len(host.Routes) > 0 {
 			m.fragments = append(m.fragments, fragment{group: n, bytes: field(virtualHostsField, host)})
 		}
 	}

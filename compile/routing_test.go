@@ -158,3 +158,37 @@ spec: {hosts: [web.shop.svc.corp.internal], http: [{timeout: 1s, route: [{destin
 		t.Error(f)
 	}
 }
+
+// TestGRPCWeb: Envoy makes gRPC of gRPC-Web where a port speaks it; the built-in proxy does not know the filter.
+func TestGRPCWeb(t *testing.T) {
+	s := mesh.New(mesh.Settings{Cluster: "cluster1"}).Apply(load(t, []byte(client+`
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: client}, ports: [{name: grpc-web, port: 80}, {name: grpc, port: 81}]}
+---
+kind: EndpointSlice
+metadata: {name: web-x, namespace: shop, labels: {kubernetes.io/service-name: web}}
+ports: [{name: grpc-web, port: 80}]
+endpoints: [{addresses: [10.0.0.1], targetRef: {name: client-1}}]
+`))...)
+	for _, tt := range []struct {
+		dialect Dialect
+		want    int
+	}{{Envoy, 2}, {Carrick, 0}} {
+		p := ask(t, s, "sidecar cluster1/shop/client-1")
+		p.Dialect = tt.dialect
+		l := decode(t, New().Pass(s, []Proxy{p})[0])["listeners"]["virtualInbound"].(*listenerv3.Listener)
+		got := 0
+		for _, c := range l.FilterChains {
+			if strings.Contains(c.String(), "grpc_web") {
+				if got++; c.FilterChainMatch.DestinationPort.GetValue() != 80 {
+					t.Errorf("%v: %v", tt.dialect, c.FilterChainMatch)
+				}
+			}
+		}
+		if got != tt.want {
+			t.Errorf("dialect %v: %d chains translate, want %d", tt.dialect, got, tt.want)
+		}
+	}
+	compareFindings(t, "web", Check(s, nil), []string{"Service/shop/web@cluster1: spec.ports[0]: port 80 speaks gRPC-Web"})
+}
