@@ -8,12 +8,15 @@ import (
 	"sync"
 	"testing"
 
+	authn "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbac "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	apischema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
@@ -192,4 +195,43 @@ func TestObjectsWithoutEffect(t *testing.T) {
 	if got := statusOf(c, "c"); got.Status != Synced || got.Message != "" {
 		t.Errorf("cluster: %+v", got)
 	}
+}
+
+// An account that may read neither CRDs nor kinds without effect, as one of an older installation,
+// holds nothing up; the cluster's status says what is missing, and it is seen when it is allowed.
+func TestKindsThatMayNotBeRead(t *testing.T) {
+	s := kubetest.Start(t)
+	createNamespace(t, s, "istio-system", nil)
+	d := must(dynamic.NewForConfig(s.Config))(t)
+	for _, kind := range []string{"Gateway", "AuthorizationPolicy"} {
+		define(t, d, kindOf(kind))
+	}
+	const name = "istiod"
+	must(s.Client.CoreV1().ServiceAccounts("istio-system").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
+	role := &rbac.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: append(append(ReaderRules(), NamespaceRules()...),
+		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}},
+		rbac.PolicyRule{APIGroups: []string{schema.Networking}, Resources: []string{"gateways"}, Verbs: []string{"get", "list", "watch"}})}
+	role = must(s.Client.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{}))(t)
+	must(s.Client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbac.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: name},
+		Subjects: []rbac.Subject{{Kind: "ServiceAccount", Namespace: "istio-system", Name: name}}}, metav1.CreateOptions{}))(t)
+	token := must(s.Client.CoreV1().ServiceAccounts("istio-system").CreateToken(t.Context(), name, &authn.TokenRequest{}, metav1.CreateOptions{}))(t)
+	config := rest.AnonymousClientConfig(s.Config)
+	config.BearerToken = token.Status.Token
+
+	m := &toldOf{snap: mesh.New(mesh.Settings{Cluster: "c"}), w: NewWriter(must(Connect(s.Config))(t), "c", "istio-system", "istiod-1", "", slog.New(slog.DiscardHandler))}
+	c := NewClusters(Local{ID: "c", Config: config, Namespace: "istio-system"}, m.sink(), slog.New(slog.DiscardHandler))
+	run(t, c.Run)
+	eventually(t, "settled, and told what may not be read", func() bool {
+		got := statusOf(c, "c")
+		return c.Settled() && got.Status == Synced && strings.Contains(got.Message, "watching authorizationpolicies.security.istio.io: ") && strings.Contains(got.Message, "forbidden")
+	})
+	k := kindOf("AuthorizationPolicy")
+	policies := d.Resource(apischema.GroupVersionResource{Group: k.Group, Version: "v1", Resource: k.Plural}).Namespace("default")
+	must(policies.Create(t.Context(), parse(t, `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: deny}, spec: {}}`), metav1.CreateOptions{}))(t)
+	role.Rules = append(role.Rules, rbac.PolicyRule{APIGroups: []string{k.Group}, Resources: []string{k.Plural}, Verbs: []string{"get", "list", "watch"}})
+	must(s.Client.RbacV1().ClusterRoles().Update(t.Context(), role, metav1.UpdateOptions{}))(t)
+	eventually(t, "the policy is seen once it may be read", func() bool {
+		return m.has(k.Kind, "deny") && !strings.Contains(statusOf(c, "c").Message, "authorizationpolicies")
+	})
 }
