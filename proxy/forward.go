@@ -142,7 +142,7 @@ func (s *stream) target() bool {
 	h, m := &s.req, s.hcm
 	path := h.Pseudo(header.Path)
 	if strings.IndexByte(path, '#') >= 0 {
-		s.reply(400, "", "path_contains_fragment")
+		s.reply(400, "", "path_normalization_failed")
 		return false
 	}
 	if path != "" && path[0] == '/' && !s.cleanPath(path) {

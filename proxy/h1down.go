@@ -301,12 +301,12 @@ func (x *downConn) takeHead(b []byte) int {
 		n = 0 // its first line ends like a head
 	}
 	if n > limit || n == 0 && len(data) > limit {
-		x.w.replyRaw(x, http1.ErrTooLarge, "", accesslog.DownstreamProtocolError)
+		x.w.replyRaw(x, http1.ErrTooLarge, http1.Reason("431"), accesslog.DownstreamProtocolError)
 		return -1
 	}
 	if n == 0 {
 		if header.Lower[data[0]] == 0 || http1.BareLF(data, x.scanned) {
-			x.w.replyRaw(x, http1.ErrRequestLine, "", accesslog.DownstreamProtocolError)
+			x.w.replyRaw(x, http1.ErrRequestLine, "Bad Request", accesslog.DownstreamProtocolError)
 			return -1
 		}
 		if had == 0 {
@@ -394,7 +394,7 @@ func (x *downConn) start(s *stream, err error) {
 			x.closeNow = true
 			s.reqDone = true
 			x.msg.Minor = 1 // the answer is in the version to go on with
-			s.reply(426, http1.Reason("426"), "low_version")
+			s.refuse(&http1.Error{Status: 426, Details: "low_version"})
 			return
 		}
 		if s.req.Pseudo(header.Authority) == "" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/config"
 	"github.com/carrick-mesh/carrick/proxy/header"
 	"github.com/carrick-mesh/carrick/proxy/http2"
@@ -136,14 +137,16 @@ func (x *h2Down) end() {
 func (x *h2Down) onFail(error) { x.fail("downstream_remote_disconnect") }
 
 // fail ends all streams of a connection that is gone.
-func (x *h2Down) fail(details string) {
+func (x *h2Down) fail(details string) { x.failFor(accesslog.DownstreamConnectionTermination, details) }
+
+func (x *h2Down) failFor(why accesslog.Flags, details string) {
 	x.idle.Stop()
 	x.leave()
 	for r := range x.streams {
 		delete(x.streams, r)
 		if s := r.s; s != nil {
 			r.s = nil
-			s.downReset(details)
+			s.resetFor(why, details)
 		}
 	}
 }
@@ -188,7 +191,7 @@ func (x *h2Down) fed(err error) {
 	x.c.mark()
 	if err != nil {
 		x.c.closeAfter()
-		x.fail("http2.protocol_error")
+		x.failFor(accesslog.DownstreamProtocolError, "http2.protocol_error")
 		return
 	}
 	x.awaitBlock()
@@ -278,8 +281,20 @@ func (x *h2Down) OnReset(hs *http2.Stream, code http2.Code, _ bool) {
 	s := r.s
 	r.s = nil
 	delete(x.streams, r)
-	s.downReset("http2.remote_reset")
+	if hs.Faulty() {
+		s.resetFor(accesslog.DownstreamProtocolError, "http2.violation.of.messaging.rule")
+	} else {
+		s.resetFor(accesslog.DownstreamRemoteReset, "http2.remote_reset")
+	}
 	x.rest()
+}
+
+// OnRefused logs a request that never was one.
+func (x *h2Down) OnRefused(h *header.Header, details string) {
+	s := x.w.newStream(x.d, nobody{})
+	*h, s.req = s.req, *h
+	s.protocol, s.reqDone = "HTTP/2", true
+	s.resetFor(accesslog.DownstreamProtocolError, details)
 }
 
 // OnWritable lets a response go on that windows held back.

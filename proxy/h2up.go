@@ -256,6 +256,9 @@ func (u *h2Up) OnReset(hs *http2.Stream, code http2.Code, unprocessed bool) {
 	s.upReset(failure{r, ""}, got, false)
 }
 
+// OnRefused does not happen at a client.
+func (u *h2Up) OnRefused(*header.Header, string) {}
+
 // OnWritable lets a request's body go on that windows held back.
 func (u *h2Up) OnWritable(hs *http2.Stream) {
 	if k, _ := hs.User.(*h2Call); k != nil && k.s != nil {

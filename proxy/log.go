@@ -92,7 +92,7 @@ func (s *stream) entry() *accesslog.Entry {
 	if s.cl != nil {
 		e.UpstreamCluster = s.cl.cfg.StatName
 	}
-	e.UpstreamFailure, e.UpstreamAttempts = s.transport, s.attempt
+	e.UpstreamFailure, e.UpstreamAttempts = underscore(s.transport), s.attempt
 	if s.remote.IsValid() {
 		e.DownstreamRemote = s.remote
 	}

@@ -3,7 +3,9 @@ package proxy
 import (
 	"strconv"
 
+	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/header"
+	"github.com/carrick-mesh/carrick/proxy/http1"
 )
 
 // reply answers by itself: details are Envoy's response code details.
@@ -19,6 +21,7 @@ func (s *stream) replyBody(status int, body []byte, contentType, details string,
 	grpc := isGRPC(&s.req)
 	switch {
 	case grpc:
+		s.status = 200 // also in the log
 		h.SetPseudo(header.Status, "200")
 		h.Add("content-type", "application/grpc")
 		h.Add("grpc-status", strconv.Itoa(grpcStatus(status)))
@@ -78,5 +81,20 @@ func (s *stream) pastDeadline() {
 		return
 	}
 	s.detach()
-	s.replyBody(408, []byte(message), "", details, func(h *header.Header) { h.Set("grpc-status", strconv.Itoa(grpcDeadlineExceeded)) })
+	s.replyBody(408, []byte(message), "", details, s.exceeded)
+}
+
+// exceeded makes an answer of the proxy's own to a gRPC request say that time is over.
+func (s *stream) exceeded(h *header.Header) {
+	if h.Has("grpc-status") {
+		h.Set("grpc-status", strconv.Itoa(grpcDeadlineExceeded))
+	}
+}
+
+// refuse answers a request that cannot be understood.
+func (s *stream) refuse(e *http1.Error) {
+	if e != http1.ErrNoHost {
+		s.flags |= accesslog.DownstreamProtocolError
+	}
+	s.reply(e.Status, ownBody(e), e.Details)
 }

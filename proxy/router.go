@@ -386,13 +386,12 @@ func (s *stream) beforeAttempt() {
 func (s *stream) failed(f failure) {
 	s.closeAttempt()
 	s.transport = f.transport
-	if f.reason == connectFailed || f.reason == connectTimeout {
-		s.flags |= accesslog.UpstreamConnectionFailure
-	}
 	if s.retryReset(f.reason) {
 		return
 	}
 	switch f.reason {
+	case connectFailed, connectTimeout:
+		s.flags |= accesslog.UpstreamConnectionFailure
 	case overflow:
 		s.flags |= accesslog.UpstreamOverflow
 	case terminated:
@@ -437,7 +436,6 @@ func (s *stream) onTimeout() {
 		s.result(0)
 	}
 	if s.deadline { // the client's own, which it takes for its own if it comes from here
-		s.flags |= accesslog.DurationTimeout
 		s.pastDeadline()
 		return
 	}

@@ -313,10 +313,15 @@ func (s *stream) downWritable() {
 
 // downReset says that the client is gone.
 func (s *stream) downReset(details string) {
+	s.resetFor(accesslog.DownstreamConnectionTermination, details)
+}
+
+// resetFor ends a stream whose client no longer wants it, or must not have it.
+func (s *stream) resetFor(why accesslog.Flags, details string) {
 	if s.over {
 		return
 	}
-	s.flags |= accesslog.DownstreamConnectionTermination
+	s.flags |= why
 	s.details = details
 	s.end(false)
 }
@@ -381,7 +386,7 @@ func (s *stream) upHead(status int, end bool) {
 	s.finishResponseHead()
 	s.responded = true
 	s.measure()
-	s.details = "via_upstream"
+	s.details, s.transport = "via_upstream", "" // whatever attempts before it came to
 	s.down.sendHead(s, end)
 	if end {
 		s.end(true)

@@ -3,9 +3,7 @@ package proxy
 import (
 	"strings"
 
-	"github.com/carrick-mesh/carrick/proxy/accesslog"
 	"github.com/carrick-mesh/carrick/proxy/header"
-	"github.com/carrick-mesh/carrick/proxy/http1"
 )
 
 // Nothing that follows a request that asks for another protocol is passed on before the other side has
@@ -98,10 +96,4 @@ func (s *stream) armPerTry() {
 	if p := s.retryPolicy(); p != nil && p.PerTryTimeout > 0 && s.reqDone && !s.responded && s.up != nil {
 		s.w.loop.Arm(&s.perTry, p.PerTryTimeout)
 	}
-}
-
-// refuse answers a request that cannot be understood.
-func (s *stream) refuse(e *http1.Error) {
-	s.flags |= accesslog.DownstreamProtocolError
-	s.reply(e.Status, ownBody(e), e.Details)
 }

@@ -56,7 +56,6 @@ func (x *downConn) headLate() {
 		h.RqTimeout.Inc()
 		body = "request timeout"
 	case "max_duration_timeout":
-		flags = accesslog.DurationTimeout
 		body = "downstream duration timeout"
 	default:
 		h.RqIdleTimeout.Inc()
@@ -203,12 +202,11 @@ func (s *stream) onIdle() {
 }
 
 func (s *stream) onMaxDuration() {
-	s.flags |= accesslog.DurationTimeout
 	if s.responded {
 		s.details = "max_duration_timeout"
 		s.end(false)
 		return
 	}
 	s.detach()
-	s.reply(s.lateStatus(), "downstream duration timeout", "max_duration_timeout")
+	s.replyBody(s.lateStatus(), []byte("downstream duration timeout"), "text/plain", "max_duration_timeout", s.exceeded)
 }

@@ -27,6 +27,9 @@ type Handler interface {
 	// Nothing more happens on it. unprocessed is true if the peer says that it did nothing with the
 	// request, which can be sent again.
 	OnReset(s *Stream, code Code, unprocessed bool)
+	// OnRefused says that a request was reset that is not one: malformed, or too large, as details (Envoy's)
+	// say. h is what was understood of it.
+	OnRefused(h *header.Header, details string)
 	// OnWritable says that all that was given to a stream has been put out.
 	OnWritable(s *Stream)
 	// OnGoAway says that the peer takes no new streams. OnReset follows for those that it refuses.

@@ -155,6 +155,7 @@ func (e *echo) OnEnd(s *Stream, trailers *header.Header) {
 	s.SendEnd(&t)
 }
 
+func (*echo) OnRefused(*header.Header, string)    {}
 func (e *echo) OnReset(_ *Stream, c Code, _ bool) { e.resets = append(e.resets, c) }
 func (e *echo) OnWritable(*Stream)                {}
 func (e *echo) OnGoAway(Code, string)             {}
@@ -292,6 +293,7 @@ func (*client) OnEnd(s *Stream, t *header.Header) {
 		x.trailer = strings.Clone(t.First("x-length"))
 	}
 }
+func (*client) OnRefused(*header.Header, string) {}
 func (*client) OnReset(s *Stream, c Code, again bool) {
 	x := s.User.(*exchange)
 	x.done, x.code, x.again = true, c, again

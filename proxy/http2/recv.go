@@ -2,6 +2,9 @@ package http2
 
 import "encoding/binary"
 
+// badMessage are Envoy's details of a request whose parts do not make one.
+const badMessage = "http2.violation.of.messaging.rule"
+
 // streamError resets a stream because of the peer's error.
 func (c *Conn) streamError(id uint32, code Code) *ConnError {
 	if c.isIdle(id) {
@@ -15,6 +18,7 @@ func (c *Conn) streamError(id uint32, code Code) *ConnError {
 		if err := c.countReset(s); err != nil {
 			return err
 		}
+		s.faulty = true
 		s.forget()
 		c.h.OnReset(s, code, false)
 	}
@@ -236,12 +240,18 @@ func (c *Conn) newRequest(id uint32, end bool, v *validator) *ConnError {
 		c.reset(id, RefusedStream)
 		return c.answer()
 	}
-	if v.tooLarge {
+	switch {
+	case v.tooLarge:
 		c.reset(id, EnhanceYourCalm)
+		c.h.OnRefused(&c.head, "http2.headers_too_large")
 		return c.answer()
-	}
-	if v.bad() || !v.complete() || v.protocol && !c.o.Connect {
+	case v.bad():
 		c.reset(id, ProtocolError)
+		c.h.OnRefused(&c.head, "http2.invalid.header.field")
+		return c.answer()
+	case !v.complete() || v.protocol && !c.o.Connect:
+		c.reset(id, ProtocolError)
+		c.h.OnRefused(&c.head, badMessage)
 		return c.answer()
 	}
 	s := c.newStream(id)
@@ -261,6 +271,7 @@ func (c *Conn) newRequest(id uint32, end bool, v *validator) *ConnError {
 func (c *Conn) streamErrorQuiet(s *Stream, code Code) *ConnError {
 	c.reset(s.id, code)
 	s.forget()
+	c.h.OnRefused(&c.head, badMessage)
 	return c.answer()
 }
 

@@ -18,6 +18,7 @@ type Stream struct {
 	remoteDone  bool  // the peer's side has ended
 	localDone   bool  // ours has
 	answered    bool  // our head was sent
+	faulty      bool  // the peer made an error on it
 	headRequest bool  // HEAD: the response has no body
 	left        int64 // of content-length to come; -1: not known
 
@@ -41,6 +42,9 @@ func (s *Stream) ID() uint32 { return s.id }
 
 // Over reports whether nothing more can happen on the stream.
 func (s *Stream) Over() bool { return s.c == nil }
+
+// Faulty reports whether the stream has ended because of an error of the peer's.
+func (s *Stream) Faulty() bool { return s.faulty }
 
 // Pending returns the bytes that are held back, by windows or because much waits to be taken.
 func (s *Stream) Pending() int { return len(s.pending) - s.sent }
