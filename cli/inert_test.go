@@ -193,6 +193,15 @@ func TestClusterWithoutEffect(t *testing.T) {
 	if _, stderr, code := installDry("--adopt"); code != 1 || !strings.Contains(stderr, "--accept-unenforced AuthorizationPolicy,RequestAuthentication,Sidecar") {
 		t.Errorf("install --adopt: exit code %d\n%s", code, stderr)
 	}
+	file := filepath.Join(t.TempDir(), "mesh.yaml")
+	text := "meshID: m\nclusters:\n- {name: a, network: n1}\n- {name: b, network: n2}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code = carrick(t, kubeconfig, "mesh", "apply", "-y", "-f", file)
+	if named("mesh apply", stderr); code != 1 || !strings.Contains(stderr, "--accept-unenforced AuthorizationPolicy,RequestAuthentication,Sidecar") {
+		t.Errorf("mesh apply: exit code %d\n%s", code, stderr)
+	}
 	if _, stderr, code := installDry("--accept-unenforced=Deny"); code != 2 || !strings.Contains(stderr, "--accept-unenforced Deny: is not one of ") {
 		t.Errorf("a kind that there is not: exit code %d\n%s", code, stderr)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,6 +12,8 @@ import (
 	"k8s.io/client-go/util/csaupgrade"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/carrick-mesh/carrick/schema"
 )
 
 // drops returns the fields that go when Carrick inherits those of Istio's installers: set by them, by
@@ -81,4 +84,14 @@ func (c *Cluster) inheritOnce(ctx context.Context, r Ref) error {
 		return fmt.Errorf("taking over %s: %w", r, err)
 	}
 	return c.patchMetadata(ctx, r, map[string]any{"managedFields": live.GetManagedFields(), "resourceVersion": live.GetResourceVersion()})
+}
+
+// withoutEffect says which settings of a mesh that is taken over have no effect here.
+func withoutEffect(configMap string, mesh map[string]any) (notes []string) {
+	for _, field := range slices.Sorted(maps.Keys(mesh)) {
+		if without := schema.MeshConfigWithoutEffect()[field]; without != "" {
+			notes = append(notes, fmt.Sprintf("%s: data.mesh.%s has NO effect in this version of Carrick: %s", configMap, field, without))
+		}
+	}
+	return notes
 }

@@ -244,6 +244,9 @@ func (p *Plan) keepEdits(o, live *unstructured.Unstructured) error {
 	if err != nil {
 		return err
 	}
+	if p.Before == nil {
+		p.Notes = append(p.Notes, withoutEffect(name, merged)...)
+	}
 	if len(edits.kept) == 0 {
 		y = []byte(p.Manifest.Mesh)
 	}
