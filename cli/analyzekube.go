@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	admission "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -174,23 +175,42 @@ func (a *app) analyzeWebhooks(ctx context.Context, c *cluster) (out []message, e
 	if err != nil {
 		return nil, fmt.Errorf("listing webhooks: %w", err)
 	}
-	for _, h := range hooks.Items {
-		if !strings.HasPrefix(h.Name, "istio-") {
-			continue
+	seen := map[[3]string]bool{} // configuration, namespace and name of the Service
+	gone := func(origin, what string, s *admission.ServiceReference) error {
+		if s == nil || seen[[3]string{origin, s.Namespace, s.Name}] {
+			return nil
 		}
-		seen := map[string]bool{}
+		seen[[3]string{origin, s.Namespace, s.Name}] = true
+		_, err := c.Kube.CoreV1().Services(s.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			out = append(out, finding("IST0139", origin, "webhooks", fmt.Sprintf("it calls Service %s/%s, which does not exist, so %s", s.Namespace, s.Name, what),
+				"install that control plane, or remove the configuration"))
+		} else if err != nil {
+			return fmt.Errorf("reading Service %s/%s: %w", s.Namespace, s.Name, err)
+		}
+		return nil
+	}
+	for _, h := range hooks.Items {
 		for _, w := range h.Webhooks {
-			s := w.ClientConfig.Service
-			if s == nil || seen[s.Namespace+"/"+s.Name] {
+			if !strings.HasPrefix(h.Name, "istio-") {
 				continue
 			}
-			seen[s.Namespace+"/"+s.Name] = true
-			_, err := c.Kube.CoreV1().Services(s.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				out = append(out, finding("IST0139", "MutatingWebhookConfiguration "+h.Name, "webhooks", fmt.Sprintf("it calls Service %s/%s, which does not exist, so pods it selects cannot be made", s.Namespace, s.Name),
-					"install that control plane, or remove the configuration"))
-			} else if err != nil {
-				return nil, fmt.Errorf("reading Service %s/%s: %w", s.Namespace, s.Name, err)
+			if err := gone("MutatingWebhookConfiguration "+h.Name, "pods it selects cannot be made", w.ClientConfig.Service); err != nil {
+				return nil, err
+			}
+		}
+	}
+	checks, err := c.Kube.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing webhooks: %w", err)
+	}
+	for _, h := range checks.Items {
+		for _, w := range h.Webhooks {
+			if !strings.HasSuffix(w.Name, "validation.istio.io") {
+				continue
+			}
+			if err := gone("ValidatingWebhookConfiguration "+h.Name, "Istio's objects cannot be changed", w.ClientConfig.Service); err != nil {
+				return nil, err
 			}
 		}
 	}

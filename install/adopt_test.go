@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -128,7 +127,6 @@ func TestAdopt(t *testing.T) {
 				}
 			}
 			want := []Ref{
-				{"admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "", "istio-validator-istio-system"},
 				{"v1", "ConfigMap", "istio-system", "values"},
 				{"rbac.authorization.k8s.io/v1", "ClusterRole", "", "istiod-gateway-controller-istio-system"},
 			}
@@ -222,10 +220,13 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("config: %s", cm.Data["config"])
 		}
 	})
-	t.Run("no webhook judges users' objects any more", func(t *testing.T) {
-		_, err := c.Kube.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "istio-validator-istio-system", metav1.GetOptions{})
-		if !apierrors.IsNotFound(err) {
-			t.Errorf("error is %v, want not found", err)
+	t.Run("the webhook that judges users' objects is taken over", func(t *testing.T) {
+		w, err := c.Kube.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "istio-validator-istio-system", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Labels[ManagedBy] != "carrick" || len(w.Webhooks) != 1 || w.Webhooks[0].Name != "rev.validation.istio.io" {
+			t.Errorf("labels %v, webhooks %v", w.Labels, w.Webhooks)
 		}
 	})
 }

@@ -57,6 +57,7 @@ func controlPlaneNamespaceRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: append(slices.Clone(read), write...)},
 		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: append(slices.Clone(read), write...)},
+		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"gateways"}, Verbs: []string{"create"}}, // dry runs, to see that the webhook is reached
 	}
 }
 

@@ -131,6 +131,9 @@ func (c *Cluster) apply(ctx context.Context, o *unstructured.Unstructured, dryRu
 	if err != nil {
 		return nil, err
 	}
+	if err := c.keepPolicy(ctx, o); err != nil {
+		return nil, err
+	}
 	var dry []string
 	if dryRun {
 		dry = []string{metav1.DryRunAll}

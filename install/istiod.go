@@ -70,7 +70,10 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 	typed = append(typed, injectorWebhook(webhookConfig{
 		name: injectorName(c.Revision), service: name, namespace: c.Namespace, selects: first(c.Revision, DefaultRevision),
 		byDefault: c.vals.SidecarInjectorWebhook.EnableNamespacesByDefault, meta: meta("", "", "pilot", hookLabels),
-	}))
+	}), validator(validatorName(c.Revision, c.Namespace), c.Revision, c.Namespace, meta("", "", "pilot", labels)))
+	if suffix(c.Revision) == "" {
+		typed = append(typed, validator(DefaultValidator, "", c.Namespace, meta("", "", "pilot", labels)))
+	}
 	objs, err := objects(typed...)
 	if err != nil {
 		return nil, "", err

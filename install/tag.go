@@ -147,14 +147,26 @@ func (c *Cluster) SetTag(ctx context.Context, tag, revision, namespace string, o
 	if tag != DefaultRevision {
 		return before, nil
 	}
-	// Two webhooks for one pod: the default revision's yields.
-	own, err := c.defaultWebhook(ctx)
-	if err != nil || own == nil {
+	if o, err = defaultValidator(revision, namespace); err != nil {
 		return before, err
 	}
-	deactivate(own)
-	_, err = c.apply(ctx, own, false)
-	return before, err
+	if _, err := c.apply(ctx, o, false); err != nil {
+		return before, err
+	}
+	// Two webhooks for one pod: the default revision's yields.
+	own, err := c.defaultWebhooks(ctx)
+	if err != nil {
+		return before, err
+	}
+	for _, o := range own {
+		if o.GetKind() == "MutatingWebhookConfiguration" {
+			deactivate(o)
+			if _, err := c.apply(ctx, o, false); err != nil {
+				return before, err
+			}
+		}
+	}
+	return before, nil
 }
 
 // copyBundle gives webhooks the caBundle that those of a revision have, if they have one.
@@ -187,21 +199,26 @@ func (c *Cluster) RemoveTag(ctx context.Context, tag string) error {
 	if tag != DefaultRevision {
 		return nil
 	}
+	if err := c.delete(ctx, validatorRef(DefaultValidator)); err != nil {
+		return err
+	}
 	return c.reactivate(ctx)
 }
 
 // reactivate gives the default revision its webhooks back, if it is installed.
 func (c *Cluster) reactivate(ctx context.Context) error {
-	o, err := c.defaultWebhook(ctx)
-	if err != nil || o == nil {
-		return err
+	own, err := c.defaultWebhooks(ctx)
+	for _, o := range own {
+		if _, err := c.apply(ctx, o, false); err != nil {
+			return err
+		}
 	}
-	_, err = c.apply(ctx, o, false)
 	return err
 }
 
-// defaultWebhook renders the webhooks of the default revision; nil if it is not installed.
-func (c *Cluster) defaultWebhook(ctx context.Context) (*unstructured.Unstructured, error) {
+// defaultWebhooks renders what the tag default takes from the default revision: its injector's webhooks and the
+// webhook that validates all objects; nil if it is not installed.
+func (c *Cluster) defaultWebhooks(ctx context.Context) (own []*unstructured.Unstructured, err error) {
 	states, err := c.States(ctx)
 	if err != nil {
 		return nil, err
@@ -219,12 +236,12 @@ func (c *Cluster) defaultWebhook(ctx context.Context) (*unstructured.Unstructure
 			return nil, err
 		}
 		for _, o := range m.Objects() {
-			if ref(o) == webhookRef(injectorName("")) {
-				return o, nil
+			if r := ref(o); r == webhookRef(injectorName("")) || r == validatorRef(DefaultValidator) {
+				own = append(own, o)
 			}
 		}
 	}
-	return nil, nil
+	return own, nil
 }
 
 // yieldToTag keeps an install of the default revision from taking back what the tag default gave
@@ -239,6 +256,10 @@ func (c *Cluster) yieldToTag(ctx context.Context, p *Plan) error {
 			return err
 		}
 		deactivate(o)
+		for i := range p.Manifest.Parts {
+			part := &p.Manifest.Parts[i]
+			part.Objects = slices.DeleteFunc(part.Objects, func(x *unstructured.Unstructured) bool { return ref(x) == validatorRef(DefaultValidator) })
+		}
 		p.Notes = append(p.Notes, fmt.Sprintf("pods of istio-injection=enabled are injected by revision %s, for which the tag default stands", tag.GetLabels()[revLabel]))
 	}
 	return nil

@@ -38,5 +38,6 @@ func NamespaceRules() []rbac.PolicyRule {
 	return []rbac.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch", "create"}}, // CA, remote secrets, gateways' certificates
 		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
+		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"gateways"}, Verbs: []string{"create"}}, // dry runs, to see that the webhook is reached
 	}
 }

@@ -160,8 +160,16 @@ func (w *Writer) leadHooks(ctx context.Context) {
 	defer wg.Wait()
 	hooks := w.client.kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	webhooks := w.follow(ctx, &wg, "webhooks", &admission.MutatingWebhookConfiguration{}, listWatch(hooks.List, hooks.Watch, ""))
-	w.whenever(ctx, w.poke[1], func(t Trust, _ map[mesh.Key][]mesh.Finding) bool {
-		return t.Roots != "" && webhooks.listed() && w.writeBundles(ctx, t.Roots, webhooks)
+	checks := w.client.kube.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	validators := w.follow(ctx, &wg, "validators", &admission.ValidatingWebhookConfiguration{}, listWatch(checks.List, checks.Watch, ""))
+	w.whenever(ctx, w.poke[1], func(t Trust, _ map[mesh.Key][]mesh.Finding) (failed bool) {
+		if t.Roots != "" && webhooks.listed() {
+			failed = w.writeBundles(ctx, t.Roots, webhooks)
+		}
+		if t.Roots != "" && validators.listed() {
+			failed = w.writeValidators(ctx, t.Roots, validators) || failed
+		}
+		return failed
 	})
 }
 

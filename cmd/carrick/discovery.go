@@ -232,6 +232,8 @@ func (d *discovery) run(ctx context.Context) error {
 	registry.MustRegister(d.control.Collectors()...)
 	registry.MustRegister(d.authority.Collectors()...)
 	registry.MustRegister(injections...)
+	validator := control.NewValidator(d.options.cluster, nil, d.scopes.Logger("validation"))
+	registry.MustRegister(validator.Collectors()...)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istio_build", Help: "Always 1.",
 			ConstLabels: prometheus.Labels{"component": "pilot", "tag": version}}, func() float64 { return 1 }),
@@ -250,6 +252,7 @@ func (d *discovery) run(ctx context.Context) error {
 	injector := inject.Handler(d.injection, d.scopes.Logger("injection"), injections.observe)
 	webhooks.Handle("/inject", injector)
 	webhooks.Handle("/inject/", injector)
+	webhooks.Handle("/validate", validator)
 	webhooks.HandleFunc("/ready", d.ready)
 
 	g, ctx := errgroup.WithContext(ctx)

@@ -15,6 +15,7 @@ func newScopes(out io.Writer, level string) (*log.Scopes, error) {
 		&log.Scope{Name: "ca", Description: "certificates: the control plane's own, and those it signs"},
 		&log.Scope{Name: "default", Description: "start, end, and what belongs to no other scope"},
 		&log.Scope{Name: "injection", Description: "the webhook that adds sidecars"},
+		&log.Scope{Name: "validation", Description: "the webhook that refuses wrong objects"},
 		&log.Scope{Name: "klog", Description: "Kubernetes' client library", Least: slog.LevelWarn},
 		&log.Scope{Name: "kube", Description: "what the control plane writes into its cluster"},
 	)
