@@ -61,6 +61,12 @@ var pseudoHeaders = []string{":method", ":path", ":authority", ":scheme"}
 // matches finds matches by a header that no request has.
 func (c *checker) matches(key mesh.Key, field string, r *networking.HTTPRoute) {
 	for i, m := range r.GetMatch() {
+		for _, name := range slices.Concat(sortedKeys(m.GetHeaders()), sortedKeys(m.GetWithoutHeaders())) {
+			if mesh.IsClaim(name) {
+				c.add("", key, fmt.Sprintf("%s.match[%d].headers.%s", field, i, name), "match by a header that requests have",
+					"JWTs are not validated in this version of Carrick, so it is as if no request had the claim")
+			}
+		}
 		for _, name := range sortedKeys(m.GetHeaders()) {
 			if strings.HasPrefix(name, ":") && !slices.Contains(pseudoHeaders, strings.ToLower(name)) {
 				c.add("", key, fmt.Sprintf("%s.match[%d].headers.%s", field, i, name),

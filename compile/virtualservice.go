@@ -62,6 +62,11 @@ func (t *translation) applies(m *networking.HTTPMatchRequest) bool {
 	case len(m.GetGateways()) > 0 && !slices.ContainsFunc(m.GetGateways(), func(g string) bool { return slices.Contains(t.gateways, qualify(g, t.service.Namespace)) }):
 		return false
 	}
+	for name := range m.GetHeaders() {
+		if mesh.IsClaim(name) {
+			return false // JWTs are not validated, so that no request has claims
+		}
+	}
 	return mesh.Selects(m.GetSourceLabels(), t.labels)
 }
 
@@ -325,6 +330,9 @@ func routeMatch(m *networking.HTTPMatchRequest) *routev3.RouteMatch {
 		out.Headers = append(out.Headers, headerMatch(name, m.Headers[name], false))
 	}
 	for _, name := range sortedKeys(m.GetWithoutHeaders()) {
+		if mesh.IsClaim(name) {
+			continue // see applies
+		}
 		out.Headers = append(out.Headers, headerMatch(name, m.WithoutHeaders[name], true))
 	}
 	for _, name := range sortedKeys(m.GetQueryParams()) {

@@ -158,6 +158,9 @@ func (v *validator) rewrite(field string, r *networking.HTTPRoute) {
 	}
 }
 
+// IsClaim reports whether what a match calls a header is a claim of a request's JWT.
+func IsClaim(header string) bool { return strings.HasPrefix(strings.ToLower(header), "@request.auth.claims") }
+
 func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
 	if m.GetPort() != 0 {
 		v.port(field+".port", m.GetPort())
@@ -168,7 +171,9 @@ func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
 	v.stringMatch(field+".authority", m.GetAuthority())
 	for name, headers := range map[string]map[string]*networking.StringMatch{"headers": m.GetHeaders(), "withoutHeaders": m.GetWithoutHeaders()} {
 		for _, k := range slices.Sorted(maps.Keys(headers)) {
-			v.headerName(field+"."+name+"."+k, k)
+			if !IsClaim(k) {
+				v.headerName(field+"."+name+"."+k, k)
+			}
 			v.stringMatch(field+"."+name+"."+k, headers[k])
 		}
 	}
