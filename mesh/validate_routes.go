@@ -159,7 +159,9 @@ func (v *validator) rewrite(field string, r *networking.HTTPRoute) {
 }
 
 // IsClaim reports whether what a match calls a header is a claim of a request's JWT.
-func IsClaim(header string) bool { return strings.HasPrefix(strings.ToLower(header), "@request.auth.claims") }
+func IsClaim(header string) bool {
+	return strings.HasPrefix(strings.ToLower(header), "@request.auth.claims")
+}
 
 func (v *validator) httpMatch(field string, m *networking.HTTPMatchRequest) {
 	if m.GetPort() != 0 {
