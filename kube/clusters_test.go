@@ -244,7 +244,7 @@ func TestClusters(t *testing.T) {
 	for _, bad := range []struct{ what, config, want string }{
 		{"token", kubeconfig("cluster2", two.Config.Host, ca, "nonsense"), "Unauthorized"},
 		{"CA", kubeconfig("cluster2", two.Config.Host, string(one.Config.CAData), token), "x509"},
-		{"server", kubeconfig("cluster2", "https://127.0.0.1:1", ca, token), "refused"},
+		{"server", kubeconfig("cluster2", "https://127.0.0.1:1", ca, token), "is a loopback address"},
 		{"program", strings.Replace(kubeconfig("cluster2", two.Config.Host, ca, token), "user: {", "user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/true, interactiveMode: Never}, ", 1), "exec"},
 		{"syntax", "{", "reading the kubeconfig"},
 	} {
