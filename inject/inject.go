@@ -128,8 +128,10 @@ func injectFor(pod *corev1.Pod, namespace string, w Workload, p Params) (*corev1
 		b.role = builtIn[0]
 	}
 	b.gateway, b.proxyless = b.role == templateGateway, b.role == templateGRPC
-	if b.role == templateSidecar && b.interception() == "TPROXY" {
-		return nil, fmt.Errorf("interceptionMode TPROXY (annotation %s, or ProxyConfig) is not supported: use REDIRECT; HTTP applications read the client's address in x-forwarded-for", annInterception)
+	if b.role == templateSidecar {
+		if err := refuseMode(b.interception(), "annotation "+annInterception+", or ProxyConfig"); err != nil {
+			return nil, err
+		}
 	}
 	return b.build()
 }

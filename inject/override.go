@@ -85,8 +85,10 @@ func (b *builder) settle(c, was *corev1.Container, pod *corev1.PodSpec) error {
 		return ""
 	}
 	b.mode = or(env("ISTIO_META_INTERCEPTION_MODE"), b.interception())
-	if b.role == templateSidecar && b.mode == "TPROXY" {
-		return fmt.Errorf("interception mode TPROXY (ISTIO_META_INTERCEPTION_MODE) is not supported: use REDIRECT")
+	if b.role == templateSidecar {
+		if err := refuseMode(b.mode, "ISTIO_META_INTERCEPTION_MODE"); err != nil {
+			return err
+		}
 	}
 	if e := env("CARRICK_PROXY_ENGINE"); e != b.engine() {
 		return fmt.Errorf("environment variable CARRICK_PROXY_ENGINE of container %s is %q: it chooses the image as well; use annotation %s", c.Name, e, annEngine)
@@ -96,7 +98,7 @@ func (b *builder) settle(c, was *corev1.Container, pod *corev1.PodSpec) error {
 
 // redirects reports whether the pod's connections go through the proxy.
 func (b *builder) redirects() bool {
-	return b.role == templateSidecar && b.mode != "NONE"
+	return b.role == templateSidecar
 }
 
 // fit keeps requests within limits where one of the two was overridden: what was not follows.
@@ -177,4 +179,15 @@ func untangleList(base, over []any, volumes bool) {
 			}
 		}
 	}
+}
+
+// refuseMode returns an error for a mode of interception that is not REDIRECT, said where.
+func refuseMode(mode, where string) error {
+	switch mode {
+	case "TPROXY":
+		return fmt.Errorf("interception mode TPROXY (%s) is not supported: use REDIRECT; HTTP applications read the client's address in x-forwarded-for", where)
+	case "NONE":
+		return fmt.Errorf("interception mode NONE (%s) is not supported, for connections would pass the proxy in plaintext: use REDIRECT, or leave the pod out by the label sidecar.istio.io/inject: \"false\"", where)
+	}
+	return nil
 }

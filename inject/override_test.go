@@ -92,11 +92,6 @@ func TestOverridesReachWhatDependsOnThem(t *testing.T) {
 				t.Errorf("limit %s below its request", &r)
 			}
 		}},
-		{name: "no redirection", own: corev1.Container{Env: []corev1.EnvVar{{Name: "ISTIO_META_INTERCEPTION_MODE", Value: "NONE"}}}, check: func(t *testing.T, proxy, init *corev1.Container) {
-			if init != nil {
-				t.Error("redirected, though the proxy does not listen for it")
-			}
-		}},
 		{name: "the agent's port", ann: map[string]string{annStatusPort: "15555"}, check: func(t *testing.T, proxy, init *corev1.Container) {
 			i := slices.IndexFunc(proxy.Env, func(e corev1.EnvVar) bool { return e.Name == "PROXY_CONFIG" })
 			if !strings.Contains(proxy.Env[i].Value, `"statusPort":15555`) {
@@ -136,11 +131,7 @@ func TestOverridesReachWhatDependsOnThem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var init *corev1.Container
-			if tt.name != "no redirection" || slices.ContainsFunc(out.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == initContainer }) {
-				init = containerOf(t, out, initContainer)
-			}
-			tt.check(t, containerOf(t, out, proxyContainer), init)
+			tt.check(t, containerOf(t, out, proxyContainer), containerOf(t, out, initContainer))
 		})
 	}
 }

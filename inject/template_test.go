@@ -162,24 +162,33 @@ func TestConfigOfInjector(t *testing.T) {
 	}
 }
 
-func TestTPROXYRefused(t *testing.T) {
-	for name, change := range map[string]func(*corev1.Pod, *Params){
-		"annotation":                    func(pod *corev1.Pod, _ *Params) { pod.Annotations[annInterception] = "TPROXY" },
-		"annotation of the ProxyConfig": func(pod *corev1.Pod, _ *Params) { pod.Annotations[annConfig] = "interceptionMode: TPROXY" },
-		"MeshConfig": func(_ *corev1.Pod, p *Params) {
-			p.ProxyConfig = &meshconfig.ProxyConfig{InterceptionMode: meshconfig.ProxyConfig_TPROXY}
-		},
-	} {
-		pod, p := simplePod(), testParams(t)
-		change(pod, &p)
-		if _, err := Inject(pod, "sample", p); err == nil || !strings.Contains(err.Error(), "TPROXY") || !strings.Contains(err.Error(), "use REDIRECT") {
-			t.Errorf("%s: %v", name, err)
-		}
-		// A gateway redirects nothing.
-		pod.Annotations[annTemplates] = "gateway"
-		delete(pod.Annotations, annInterception)
-		if _, err := Inject(pod, "sample", p); err != nil {
-			t.Errorf("%s: gateway: %v", name, err)
+// A sidecar that does not get all connections of its pod would let some past in plaintext, or lacks what it needs.
+func TestInterceptionRefused(t *testing.T) {
+	for _, mode := range []string{"TPROXY", "NONE"} {
+		for name, change := range map[string]func(*corev1.Pod, *Params){
+			"annotation":                    func(pod *corev1.Pod, _ *Params) { pod.Annotations[annInterception] = mode },
+			"annotation of the ProxyConfig": func(pod *corev1.Pod, _ *Params) { pod.Annotations[annConfig] = "interceptionMode: " + mode },
+			"MeshConfig": func(_ *corev1.Pod, p *Params) {
+				n := meshconfig.ProxyConfig_InboundInterceptionMode_value[mode]
+				p.ProxyConfig = &meshconfig.ProxyConfig{InterceptionMode: meshconfig.ProxyConfig_InboundInterceptionMode(n)}
+			},
+			"the container's environment": func(pod *corev1.Pod, _ *Params) {
+				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{
+					Name: proxyContainer, Image: imageAuto, Env: []corev1.EnvVar{{Name: "ISTIO_META_INTERCEPTION_MODE", Value: mode}},
+				})
+			},
+		} {
+			pod, p := simplePod(), testParams(t)
+			change(pod, &p)
+			if _, err := Inject(pod, "sample", p); err == nil || !strings.Contains(err.Error(), mode) || !strings.Contains(err.Error(), "use REDIRECT") {
+				t.Errorf("%s: %s: %v", mode, name, err)
+			}
+			// A gateway redirects nothing.
+			pod.Annotations[annTemplates] = "gateway"
+			delete(pod.Annotations, annInterception)
+			if _, err := Inject(pod, "sample", p); err != nil {
+				t.Errorf("%s: %s: gateway: %v", mode, name, err)
+			}
 		}
 	}
 }

@@ -191,6 +191,12 @@ func (v *validator) balancer(field string, lb *networking.LoadBalancerSettings) 
 			if k.HttpCookie.GetName() == "" {
 				v.add(field+".consistentHash.httpCookie.name", "name the cookie", "there is no name")
 			}
+			for i, a := range k.HttpCookie.GetAttributes() {
+				if !token.MatchString(a.GetName()) || strings.ContainsFunc(a.GetValue(), func(r rune) bool { return r == ';' || r < ' ' || r == 0x7f }) {
+					v.add(fmt.Sprintf("%s.consistentHash.httpCookie.attributes[%d]", field, i), "name one, such as SameSite with value Strict",
+						"%q with value %q is not an attribute of a cookie", a.GetName(), a.GetValue())
+				}
+			}
 		case *networking.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
 			if k.HttpQueryParameterName == "" {
 				v.add(field+".consistentHash.httpQueryParameterName", "name the parameter", "there is no name")

@@ -178,7 +178,7 @@ func testHash(t *testing.T, run func(yaml string)) {
 - name: all
   domains: ["*"]
   routes:
-  - {match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: x-user}, terminal: true}, {cookie: {name: sticky, ttl: 60s, path: /}}]}}
+  - {match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: x-user}, terminal: true}, {cookie: {name: sticky, ttl: 60s, path: /, attributes: [{name: SameSite, value: Strict}]}}]}}
 `, ""), clusterYAML("c", "lb_policy: RING_HASH", addrs...)))
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	hosts := map[string]bool{}

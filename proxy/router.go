@@ -323,6 +323,7 @@ func (s *stream) newCookie(p *config.HashPolicy) string {
 	if p.TTL > 0 {
 		s.cookie += "; Max-Age=" + strconv.Itoa(int(p.TTL/time.Second))
 	}
+	s.cookie += p.Attributes
 	if p.Path != "" {
 		s.cookie += "; Path=" + p.Path
 	}

@@ -390,6 +390,15 @@ func compileHash(ps []*route.RouteAction_HashPolicy) ([]HashPolicy, error) {
 			h.Kind, h.Name = HashHeader, strings.ToLower(s.Header.GetHeaderName())
 		case *route.RouteAction_HashPolicy_Cookie_:
 			h.Kind, h.Name, h.Path, h.TTL = HashCookie, s.Cookie.GetName(), s.Cookie.GetPath(), orNegative(s.Cookie.GetTtl())
+			for j, a := range s.Cookie.GetAttributes() {
+				if a.Name == "" || strings.ContainsFunc(a.Name+a.Value, func(r rune) bool { return r == ';' || r < ' ' || r == 0x7f }) {
+					return nil, inIndex("hash_policy", i, in("cookie", inIndex("attributes", j, errors.New("is not an attribute of a cookie"))))
+				}
+				h.Attributes += "; " + a.Name
+				if a.Value != "" {
+					h.Attributes += "=" + a.Value
+				}
+			}
 		case *route.RouteAction_HashPolicy_ConnectionProperties_:
 			if !s.ConnectionProperties.GetSourceIp() {
 				continue

@@ -244,6 +244,8 @@ type HashPolicy struct {
 	TTL      time.Duration // of a generated cookie; negative: generate none
 	Path     string
 	Terminal bool
+	// Attributes are those of a generated cookie, as they are written: "; SameSite=Strict; Secure".
+	Attributes string
 }
 
 // Redirect answers with a redirect.
