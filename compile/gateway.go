@@ -22,8 +22,8 @@ type gateway struct {
 	http      httpSettings
 	settings  clusterSettings
 	retry     *networking.HTTPRetry
-	web       bool   // translates gRPC-Web, as Envoy can
-	hops      uint32 // trusted proxies before it
+	web       bool // translates gRPC-Web, as Envoy can
+	topology  Topology
 	servers   []*server
 	secrets   []*mesh.Credential // of which some server makes use, by name
 	labels    string             // of the pods, as far as matches of services name them
@@ -52,7 +52,7 @@ func gatewayOf(s *mesh.Snapshot, p Proxy) *gateway {
 	c := s.Config()
 	g := &gateway{
 		families: p.Families, namespace: p.Namespace, http: httpSettingsOf(c, p), settings: clusterSettingsOf(c, p), retry: c.Retry,
-		hops: c.Spec.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(),
+		topology: p.topology(c),
 	}
 	g.web = p.Dialect == Envoy
 	labels := labelMap(p.Labels)
@@ -216,7 +216,7 @@ func older(a, b *mesh.Meta) int {
 // key says what the gateway is made of: the pointers of the mesh, which are equal for equal content only.
 func (g *gateway) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %q %q %#v %#v %p %d %v", g.families, g.namespace, g.labels, g.http, g.settings, g.retry, g.hops, g.web)
+	fmt.Fprintf(&b, "%d %q %q %#v %#v %p %#v %v", g.families, g.namespace, g.labels, g.http, g.settings, g.retry, g.topology, g.web)
 	for _, s := range g.servers {
 		fmt.Fprintf(&b, " server %p %p %d", s.Server, s.gateway, s.bind)
 		for _, v := range s.services {

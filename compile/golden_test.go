@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/carrick-mesh/carrick/mesh"
@@ -29,7 +30,7 @@ import (
 var update = flag.Bool("update", false, "write testdata/*.out.yaml anew")
 
 // ask is who asks in a test: "sidecar cluster1/sample/sleep-1". grpc-sni is a gRPC client that sends
-// server names.
+// server names, router+topology a gateway that says what stands before it.
 func ask(t testing.TB, s *mesh.Snapshot, who string) Proxy {
 	t.Helper()
 	words := strings.Fields(who)
@@ -38,7 +39,10 @@ func ask(t testing.TB, s *mesh.Snapshot, who string) Proxy {
 	if pod == nil {
 		t.Fatalf("no pod %s", words[1])
 	}
-	n := Node{Router: words[0] == "router"}
+	n := Node{Router: strings.HasPrefix(words[0], "router")}
+	if words[0] == "router+topology" {
+		n.Topology = Topology{Said: true, Hops: 2, ClientCert: meshconfig.ForwardClientCertDetails_FORWARD_ONLY, ProxyProtocol: true}
+	}
 	if words[0] == "grpc" || words[0] == "grpc-sni" {
 		n.Dialect, n.SNI = GRPC, words[0] == "grpc-sni"
 	}

@@ -52,6 +52,9 @@ func (g *gateway) listener(at listenAddress, servers []*server, f *faults) (*lis
 		Name: name, Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
 		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: g.http.log.accessLogs(true),
 	}
+	if g.topology.ProxyProtocol {
+		l.ListenerFilters = []*listenerv3.ListenerFilter{proxyProtocol()}
+	}
 	chains := chainSet{l: l, taken: map[string]bool{}, faults: f}
 	var plain []*server
 	var tables []*routev3.RouteConfiguration
@@ -104,6 +107,7 @@ func terminates(t *networking.ServerTLSSettings) bool {
 
 // chainSet is the filter chains of a listener, no two of which may be for the same connections.
 type chainSet struct {
+	sniffs bool // the listener looks for TLS
 	l      *listenerv3.Listener
 	taken  map[string]bool
 	about  mesh.Key // the object that the next chain is for
@@ -145,12 +149,18 @@ func (c *chainSet) add(names []string, filters []*listenerv3.Filter, tls *core.T
 	chain.FilterChainMatch = nil
 	if tls != nil || len(free) > 0 {
 		chain.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: free, TransportProtocol: "tls"}
-		if len(c.l.ListenerFilters) == 0 {
-			c.l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
-		}
+		c.sniffTLS()
 	}
 	c.l.FilterChains = append(c.l.FilterChains, chain)
 	return true
+}
+
+// sniffTLS has the listener look for TLS, once.
+func (c *chainSet) sniffTLS() {
+	if !c.sniffs {
+		c.sniffs = true
+		c.l.ListenerFilters = append(c.l.ListenerFilters, sniffTLS(nil))
+	}
 }
 
 // serverNames returns the SNI names of a server; none is all.
@@ -165,9 +175,11 @@ func (s *server) serverNames() []string {
 func (g *gateway) connectionManager(listener, routes string) *hcmv3.HttpConnectionManager {
 	m := byRDS(g.http.connectionManager("outbound_"+listener), routes)
 	m.UseRemoteAddress = boolean(true)
-	m.XffNumTrustedHops = g.hops
-	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
-	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
+	m.XffNumTrustedHops = g.topology.Hops
+	var adds bool
+	if m.ForwardClientCertDetails, adds = clientCertDetails(g.topology.ClientCert); adds {
+		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
+	}
 	m.ServerName = "istio-envoy"
 	m.HttpProtocolOptions = http1Options(g.http.http1)
 	return m
@@ -332,8 +344,6 @@ func (c *chainSet) addSNI(names []string, filters []*listenerv3.Filter) {
 	if c.add(names, filters, nil) && len(names) == 0 {
 		chain := c.l.FilterChains[len(c.l.FilterChains)-1]
 		chain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
-		if len(c.l.ListenerFilters) == 0 {
-			c.l.ListenerFilters = []*listenerv3.ListenerFilter{sniffTLS(nil)}
-		}
+		c.sniffTLS()
 	}
 }

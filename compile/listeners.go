@@ -36,6 +36,7 @@ type listenerView struct {
 	allowAny bool
 	http     httpSettings
 	labels   string
+	proxied  bool // connections begin with a PROXY header
 }
 
 func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
@@ -63,7 +64,7 @@ func toListenerRow(h *mesh.Host, client string) (r listenerRow, ok bool) {
 }
 
 func toListenerView(s *mesh.Snapshot, p Proxy, w *workload) listenerView {
-	return listenerView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config(), p), p.Labels}
+	return listenerView{p.Dialect.form(), p.Router, p.Cluster, p.Network, p.Families, w.passthrough, s.Config().AllowAny, httpSettingsOf(s.Config(), p), p.Labels, p.topology(s.Config()).ProxyProtocol}
 }
 
 func (r listenerRow) need() need {
@@ -88,7 +89,7 @@ func (r listenerRow) hasAddresses() bool {
 func (v listenerView) narrow(n need) listenerView {
 	if v.router && v.dialect != GRPC {
 		// A gateway has no listener of its own for a service, but those that SNI chooses by.
-		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http, labels: pick(v.labels, n.labels)}
+		return listenerView{dialect: v.dialect, router: true, cluster: v.cluster, families: v.families, pass: v.pass, http: v.http, labels: pick(v.labels, n.labels), proxied: v.proxied}
 	}
 	if !n.cluster && v.dialect != GRPC { // a gRPC client's listeners all have an address
 		v.cluster = ""
@@ -241,7 +242,7 @@ func listenerFrame(group string, v listenerView) frame {
 	n, _ := strconv.ParseUint(portText, 10, 16)
 	name, a, more := listenOn(v.families, uint16(n))
 	if v.router {
-		return frame{head: encode(passthroughListener(name, a, more, v.http))}
+		return frame{head: encode(passthroughListener(name, a, more, v))}
 	}
 	l := outboundListener(name, a, v.http)
 	l.AdditionalAddresses = more

@@ -57,10 +57,14 @@ func (r listenerRow) passthroughChains(v listenerView, part *mesh.Service) (m ma
 const filterChainsField = 3 // Listener.filter_chains
 
 // passthroughListener returns the listener around these chains.
-func passthroughListener(name string, a *core.Address, more []*listenerv3.AdditionalAddress, s httpSettings) *listenerv3.Listener {
+func passthroughListener(name string, a *core.Address, more []*listenerv3.AdditionalAddress, v listenerView) *listenerv3.Listener {
+	filters := []*listenerv3.ListenerFilter{sniffTLS(nil)}
+	if v.proxied {
+		filters = []*listenerv3.ListenerFilter{proxyProtocol(), sniffTLS(nil)}
+	}
 	return &listenerv3.Listener{
 		Name: name, Address: a, AdditionalAddresses: more, TrafficDirection: core.TrafficDirection_OUTBOUND,
-		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: s.log.accessLogs(true),
-		ListenerFilters: []*listenerv3.ListenerFilter{sniffTLS(nil)},
+		MaxConnectionsToAcceptPerSocketEvent: u32(1), AccessLog: v.http.log.accessLogs(true),
+		ListenerFilters: filters,
 	}
 }

@@ -56,6 +56,7 @@ type Proxy struct {
 	Labels    string // of the Pod, as "k=v" sorted and joined by commas
 	Ports     string // that containers name, as "name=number" sorted and joined by commas
 	HTTP1     HTTP1
+	Topology  Topology
 }
 
 // HTTP1 is what a proxy's owner asks of it for HTTP/1 beside what objects say.
@@ -73,6 +74,8 @@ type Node struct {
 	View    string // metadata REQUESTED_NETWORK_VIEW
 	SNI     bool   // a gRPC client that sends server names (gRFC A101); proxies all do
 	HTTP1   HTTP1
+
+	Topology Topology // of metadata PROXY_CONFIG
 }
 
 // Of returns the Proxy that runs in a Pod. Its namespace, cluster, network and labels are those of the
@@ -83,6 +86,9 @@ func Of(s *mesh.Snapshot, pod *mesh.Pod, n Node) Proxy {
 		Cluster: pod.Cluster, Namespace: pod.Namespace,
 		Network: s.PodNetwork(pod), Locality: s.PodLocality(pod), Node: s.PodNode(pod),
 		Labels: joinLabels(pod.Labels), HTTP1: n.HTTP1,
+	}
+	if n.Router {
+		p.Topology = n.Topology
 	}
 	for _, ip := range pod.IPs {
 		if strings.Contains(ip, ":") {

@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 
 	"github.com/carrick-mesh/carrick/compile"
 	"github.com/carrick-mesh/carrick/debug"
@@ -47,7 +49,7 @@ func (c *Control) authorize(ctx context.Context, n xds.Node) (any, error) {
 		return nil, status.Errorf(codes.InvalidArgument, "node id %q is of type %q; sidecar and router are known", n.ID, parts[0])
 	}
 	meta := n.Metadata.GetFields()
-	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW"), SNI: sendsSNI(n), HTTP1: http1Of(meta, c.config.HTTP10)}}
+	p := &Peer{Kind: parts[0], address: parts[1], node: compile.Node{Router: parts[0] == "router", Dialect: dialect(meta), View: text(meta, "REQUESTED_NETWORK_VIEW"), SNI: sendsSNI(n), Topology: topologyOf(meta), HTTP1: http1Of(meta, c.config.HTTP10)}}
 	pod, namespace, _ := cutLast(parts[2], ".")
 	if v := text(meta, "NAMESPACE"); v != "" {
 		namespace = v
@@ -99,6 +101,20 @@ func http1Of(meta map[string]*structpb.Value, http10 bool) compile.HTTP1 {
 		h.Idle = d
 	}
 	return h
+}
+
+// topologyOf reads what a gateway's own ProxyConfig says of what stands before it. What cannot be read says nothing.
+func topologyOf(meta map[string]*structpb.Value) compile.Topology {
+	v := meta["PROXY_CONFIG"].GetStructValue().GetFields()["gatewayTopology"]
+	if v.GetStructValue() == nil {
+		return compile.Topology{}
+	}
+	j, err := v.MarshalJSON()
+	t := &meshconfig.Topology{}
+	if err != nil || (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(j, t) != nil {
+		return compile.Topology{}
+	}
+	return compile.TopologyOf(t)
 }
 
 // cluster returns the ID of a cluster by one of its names: former names, "Kubernetes" and none are

@@ -259,11 +259,13 @@ type downstream struct {
 	start    time.Time
 	tls      *tlsState // nil: plaintext
 	first    []byte    // what the inspectors read
-	timer    loop.Timer
-	h2       bool
-	lstat    *stats.Listener
-	hstat    *stats.HTTP // once HTTP has it
-	ended    bool
+	// unwrapped tells that the PROXY header, if the listener wants one, has been taken off.
+	unwrapped bool
+	timer     loop.Timer
+	h2        bool
+	lstat     *stats.Listener
+	hstat     *stats.HTTP // once HTTP has it
+	ended     bool
 
 	// For the listener's log.
 	flags            accesslog.Flags
@@ -313,7 +315,7 @@ func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
 }
 
 func (d *downstream) inspects() bool {
-	return d.wants(d.listener.TLSInspector) || d.wants(d.listener.HTTPInspector)
+	return d.listener.ProxyHeader || d.wants(d.listener.TLSInspector) || d.wants(d.listener.HTTPInspector)
 }
 
 func (d *downstream) wants(i *config.Inspector) bool {
@@ -353,7 +355,7 @@ func (d *downstream) onFail(error) {
 
 func (d *downstream) timeout() {
 	d.lstat.PreCxTimeout.Inc()
-	if d.listener.ContinueOnTimeout {
+	if d.listener.ContinueOnTimeout && (d.unwrapped || !d.listener.ProxyHeader) {
 		d.serve()
 		return
 	}

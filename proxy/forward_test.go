@@ -206,7 +206,7 @@ func testHash(t *testing.T, run func(yaml string)) {
 	}
 	_, host, h := get(t, http.DefaultClient, url)
 	c := h.Get("Set-Cookie")
-	if !strings.HasPrefix(c, `sticky="`) || !strings.Contains(c, "; Max-Age=60; Path=/; HttpOnly") {
+	if !strings.HasPrefix(c, `sticky="`) || !strings.Contains(c, "; Max-Age=60; Path=/; SameSite=Strict; HttpOnly") {
 		t.Fatalf("cookie %q", c)
 	}
 	req, _ := http.NewRequest("GET", url, nil)

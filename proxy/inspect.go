@@ -21,6 +21,18 @@ func (d *downstream) onRead() {
 		if len(b) > 0 {
 			d.first = append(d.first, b...)
 		}
+		if d.listener.ProxyHeader && !d.unwrapped {
+			switch why := d.unwrap(); {
+			case why == errShortHeader && err == nil:
+				continue
+			case why != nil:
+				d.end()
+				return
+			case !d.wants(d.listener.TLSInspector) && !d.wants(d.listener.HTTPInspector):
+				d.serve()
+				return
+			}
+		}
 		if d.inspect(err != nil || len(d.first) > maxInspect) {
 			d.serve()
 			return

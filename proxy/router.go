@@ -323,11 +323,10 @@ func (s *stream) newCookie(p *config.HashPolicy) string {
 	if p.TTL > 0 {
 		s.cookie += "; Max-Age=" + strconv.Itoa(int(p.TTL/time.Second))
 	}
-	s.cookie += p.Attributes
 	if p.Path != "" {
 		s.cookie += "; Path=" + p.Path
 	}
-	s.cookie += "; HttpOnly"
+	s.cookie += p.Attributes + "; HttpOnly"
 	return v
 }
 

@@ -12,6 +12,7 @@ import (
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	httpinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	snicluster "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
@@ -137,6 +138,11 @@ func (l *Listener) compileFilter(f *listener.ListenerFilter) error {
 			return in("filter_disabled", errNotSupported)
 		}
 		l.OriginalDst = true
+	case *proxyprotocol.ProxyProtocol:
+		if f.FilterDisabled != nil {
+			return in("filter_disabled", errNotSupported)
+		}
+		l.ProxyHeader = true
 	case *tlsinspector.TlsInspector:
 		l.TLSInspector = &Inspector{Disabled: set}
 	case *httpinspector.HttpInspector:

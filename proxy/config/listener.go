@@ -35,7 +35,9 @@ type Listener struct {
 	MaxAccepts int
 	Keepalive  *TCPKeepalive
 
-	// Listener filters. OriginalDst takes the original destination from the kernel.
+	// Listener filters. ProxyHeader wants a PROXY header before the first byte; OriginalDst takes the original
+	// destination from the kernel.
+	ProxyHeader   bool
 	OriginalDst   bool
 	TLSInspector  *Inspector
 	HTTPInspector *Inspector
