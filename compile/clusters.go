@@ -199,6 +199,7 @@ func (r clusterRow) cluster(v clusterView, part *mesh.Service, p mesh.ServicePor
 	}
 	if r.wide(v) {
 		keepWideAlive(c)
+		splitOutliers(c.OutlierDetection)
 	}
 	pool := policy.GetConnectionPool().GetHttp()
 	http2 := p.Protocol().IsHTTP2() || upgrades(p.Protocol(), pool, v.settings.upgrade)
@@ -269,6 +270,25 @@ func keepWideAlive(c *clusterv3.Cluster) {
 		Description: "TCP_USER_TIMEOUT, ms", Level: tcp, Name: userTimeout,
 		Value: &core.SocketOption_IntValue{IntValue: 5000}, State: core.SocketOption_STATE_PREBIND,
 	}}}
+}
+
+// splitOutliers lets the failures to connect of another network's gateway count by themselves, as often as
+// answers: those are of the pods behind it. d may be nil.
+func splitOutliers(d *clusterv3.OutlierDetection) {
+	if d == nil || d.SplitExternalLocalOriginErrors {
+		return
+	}
+	d.SplitExternalLocalOriginErrors, d.EnforcingLocalOriginSuccessRate = true, u32(0)
+	answers := d.EnforcingConsecutive_5Xx == nil || d.EnforcingConsecutive_5Xx.Value > 0
+	gateway := d.EnforcingConsecutiveGatewayFailure.GetValue() > 0
+	switch n, g := d.Consecutive_5Xx, d.ConsecutiveGatewayFailure; {
+	case !answers && !gateway:
+		d.EnforcingConsecutiveLocalOriginFailure = u32(0)
+	case gateway && g != nil && (!answers || n == nil || g.Value < n.Value):
+		d.ConsecutiveLocalOriginFailure = u32(g.Value)
+	case n != nil:
+		d.ConsecutiveLocalOriginFailure = u32(n.Value)
+	}
 }
 
 // locality makes the weights of localities count where endpoints are ordered by locality.

@@ -142,6 +142,43 @@ func TestUpgradeIgnored(t *testing.T) {
 	}
 }
 
+// TestTunnelIsNotMirrored: what goes through a tunnel is not a request's body, which could be mirrored.
+func TestTunnelIsNotMirrored(t *testing.T) {
+	app := tcpServer(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if req.Header.Get("Upgrade") == "" {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(c, r)
+	})
+	copies := &rawApp{}
+	port := freePort(t)
+	start(t, bootstrap(httpListener(port, `
+- {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: b, request_mirror_policies: [{cluster: m}]}}]}`, "upgrade_configs: [{upgrade_type: websocket}]"),
+		clusterYAML("b", "", app)+clusterYAML("m", "", copies.start(t, nil))), nil)
+	c := connect(t, port)
+	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nsecret")
+	r := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	c.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "secret" {
+		t.Fatalf("%q %v", b, err)
+	}
+	get(t, http.DefaultClient, fmt.Sprintf("http://127.0.0.1:%d/plain", port))
+	eventually(t, "the copy of the second request", func() bool { return strings.Contains(copies.seen(), "/plain") })
+	if seen := copies.seen(); strings.Contains(seen, "/ws") {
+		t.Errorf("%q", seen)
+	}
+}
+
 // TestNotRetried: an answer that the policy would like to be retried, but that may not be, is passed on whole.
 func TestNotRetried(t *testing.T) { engines(t, testNotRetried) }
 

@@ -474,8 +474,8 @@ func idempotent(method string) bool {
 
 // mirror sends copies of the request to other clusters and ignores the answers.
 func (s *stream) mirror(a *config.RouteAction) {
-	if !s.reqDone || !s.keep {
-		return // reqComplete calls again; a body that is not kept cannot be copied
+	if !s.reqDone || !s.keep || s.upgrade || s.connect {
+		return // a tunnel's bytes are not a body; reqComplete calls again; a body that is not kept cannot be copied
 	}
 	for i := range a.Mirrors {
 		m := &a.Mirrors[i]
