@@ -165,6 +165,8 @@ type loop struct {
 	// unreadable is the namespaces whose Secrets could not be read when misfits was made.
 	unreadable map[string]string
 	reported   map[mesh.Key][]mesh.Finding
+	judged     *mesh.Snapshot // whose findings were last reported
+	faults     []mesh.Finding // of the compiler, then
 
 	roots   *roots
 	secrets map[*resource.List]*resource.List // with the roots, by without
@@ -286,7 +288,11 @@ func (l *loop) publish() {
 	took := time.Since(begin)
 	l.metrics.pushed(took, l.snap)
 	l.config.Log.Debug("published", "version", l.version, "proxies", len(of), "distinct", len(proxies), "took", took.String())
-	l.report()
+	faults := l.compiler.Faults()
+	if l.judged == nil || !l.snap.SameFindings(l.judged) || !slices.Equal(faults, l.faults) {
+		l.judged, l.faults = l.snap, faults
+		l.report()
+	}
 }
 
 func (l *loop) bundle(b compile.Bundle, version string, secrets bool) *xds.Bundle {
@@ -315,7 +321,7 @@ func (l *loop) check() {
 // report tells what is wrong now, if it is not what was told before.
 func (l *loop) report() {
 	all := maps.Clone(l.own)
-	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits, l.compiler.Faults()) {
+	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits, l.faults) {
 		all[f.Object] = append(slices.Clip(all[f.Object]), f)
 	}
 	if maps.EqualFunc(all, l.reported, slices.Equal[[]mesh.Finding]) {

@@ -38,6 +38,13 @@ const NotImplemented = "NotImplemented"
 // and for a route one for each of its parents. Shared: it must not be written to.
 func (s *Snapshot) WithoutEffect() []Finding { return s.ineffective }
 
+// SameFindings reports whether Findings and WithoutEffect are those of another Snapshot, without looking
+// at them one by one.
+func (s *Snapshot) SameFindings(as *Snapshot) bool {
+	x, y := s.ineffective, as.ineffective
+	return s.refusals == as.refusals && len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0])
+}
+
 // findInert makes WithoutEffect again.
 func (b *builder) findInert() {
 	owners := b.owners()

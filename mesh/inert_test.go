@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/carrick-mesh/carrick/schema"
 )
@@ -44,6 +45,15 @@ func TestWithoutEffect(t *testing.T) {
 		}
 		if f.Level != want || f.Reason != NotImplemented || !strings.HasPrefix(f.Message, f.Object.Kind+" has NO effect in this version of Carrick: ") || (f.Fix != "") != (want == "Error") {
 			t.Errorf("%+v", f)
+		}
+	}
+	if next := s.Apply(set(svc("c1", "sample", "a"))...); !next.SameFindings(s) {
+		t.Error("a Service changes what is wrong with objects")
+	}
+	for _, o := range []Object{inertOf("ServiceEntry", "sample", "other", ""), &Gateway{Meta: Meta{Cluster: "c1", Namespace: "sample", Name: "bad"},
+		Spec: &networking.Gateway{Servers: []*networking.Server{{Port: &networking.Port{Number: 70000}}}}}} {
+		if next := s.Apply(set(o)...); next.SameFindings(s) {
+			t.Errorf("%v is not among what is wrong", o.Key())
 		}
 	}
 	if same := s.Apply(set(inertOf("ServiceEntry", "sample", "db", ""))...); same != s {
