@@ -25,7 +25,12 @@ func Check(s *mesh.Snapshot, unreadable map[string]string) []mesh.Finding {
 	for g := range s.Gateways().All() {
 		c.gateway(g)
 	}
+	c.meshConfig()
+	for p := range s.Policies().All().All() {
+		c.peerAuthentication(p)
+	}
 	for r := range s.DestinationRules().All() {
+		c.unheeded(r)
 		c.destinationRule(r)
 	}
 	slices.SortStableFunc(c.found, func(a, b mesh.Finding) int {
@@ -249,26 +254,10 @@ func (c *checker) gateway(g *mesh.Gateway) {
 	}
 	for i, srv := range g.Spec.GetServers() {
 		field := fmt.Sprintf("spec.servers[%d]", i)
-		if name := srv.GetTls().GetCredentialName(); name != "" {
-			for _, ns := range sortedKeys(namespaces) {
-				if fix := c.unreadable[ns]; fix != "" {
-					c.add("", key, field+".tls.credentialName", fix, "the control plane may not read Secrets of namespace %s, where the gateway's pods are", ns)
-				} else if c.s.Credential(ns, name) == nil {
-					c.add(notFound, key, field+".tls.credentialName", "create it there, of type kubernetes.io/tls", "namespace %s of the gateway has no Secret %s", ns, name)
-				}
-			}
-		}
+		c.server(key, field, srv, sortedKeys(namespaces))
 		if t := srv.GetTls(); t.GetMode() == networking.ServerTLSSettings_PASSTHROUGH && (t.GetCredentialName() != "" || t.GetServerCertificate() != "") {
 			c.add("", key, field+".tls.mode", "set it to SIMPLE, or take the certificate out",
 				"it is PASSTHROUGH, also where it is not set: TLS is not ended here and the certificate is not used")
-		}
-		for j, name := range srv.GetTls().GetCipherSuites() {
-			if !slices.Contains(cipherSuites, name) {
-				c.add("", key, fmt.Sprintf("%s.tls.cipherSuites[%d]", field, j), "name one of "+strings.Join(cipherSuites, ", "), "%q is no cipher suite, and is left out", name)
-			}
-		}
-		if b := srv.GetBind(); b != "" && b != "0.0.0.0" && b != "::" {
-			c.add("", key, field+".bind", "remove it", "it has no effect: the gateway listens on all of its addresses")
 		}
 		c.overlap(g, i, srv)
 		c.mixed(g, i, srv)

@@ -14,6 +14,7 @@ import (
 
 // Config is the local cluster's MeshConfig with Istio's defaults filled in. Immutable.
 type Config struct {
+	Object          Key                                     // the ConfigMap, for findings
 	Spec            *meshconfig.MeshConfig                  // as the user wrote it; never nil
 	TrustDomain     string                                  // default "cluster.local"
 	TrustAliases    []string                                // other trust domains whose workloads count as ours, in order
@@ -46,6 +47,7 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 	c := &Config{}
 	if m != nil {
 		spec, c.networks, c.addresses = m.Spec, m.Networks, m.Addresses
+		c.Object = configMap(m)
 	}
 	c.Spec = spec
 	c.TrustDomain = cmp.Or(spec.GetTrustDomain(), "cluster.local")
@@ -75,6 +77,14 @@ func newConfig(m *MeshConfig, s Settings) *Config {
 		}
 	}
 	return c
+}
+
+// configMap returns the key of a MeshConfig's ConfigMap.
+func configMap(m *MeshConfig) Key {
+	if m.Name == "" {
+		return m.Key()
+	}
+	return Key{m.Cluster, "ConfigMap", m.Namespace, m.Name}
 }
 
 // clusterLocal reports whether a host's endpoints stay in their cluster.

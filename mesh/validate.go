@@ -30,9 +30,7 @@ func validate(o Object) []Finding {
 	case *PeerAuthentication:
 		v.peerAuthentication(o.Spec)
 	case *MeshConfig:
-		if o.Name != "" {
-			v.object = Key{o.Cluster, "ConfigMap", o.Namespace, o.Name}
-		}
+		v.object = configMap(o)
 		v.meshConfig(o.Spec)
 	}
 	return v.found
