@@ -253,7 +253,7 @@ func (u *h2Up) OnReset(hs *http2.Stream, code http2.Code, unprocessed bool) {
 	if unprocessed {
 		r = refused
 	}
-	s.upReset(failure{r, ""}, got, false)
+	s.upReset(failure{r, ""}, got, unprocessed && u.h2.GoneAway())
 }
 
 // OnRefused does not happen at a client.

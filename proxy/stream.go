@@ -422,9 +422,10 @@ func (s *stream) upReset(f failure, got, innocent bool) {
 		s.cutShort(grpcUnavailable, "the connection to the server ended before its answer did: "+f.reason.text())
 		return
 	}
-	if innocent && !got && s.keep && s.attempt < maxAttempts && idempotent(s.req.Pseudo(header.Method)) {
+	again := f.reason == refused || idempotent(s.req.Pseudo(header.Method)) // it was not looked at, or does no harm twice
+	if innocent && !got && s.keep && s.attempt < maxAttempts && again {
 		// The host closed an idle connection just as we used it, or the way to it is cut
-		// (RFC 9110, 9.2.2): another host, if there is one.
+		// (RFC 9110, 9.2.2), or it closes the connection (RFC 9113, 8.7): another host, if there is one.
 		s.avoid = true
 		s.tried = append(s.tried, s.member.host)
 		s.closeAttempt()
