@@ -47,8 +47,11 @@ type builtin struct {
 
 	mu         sync.Mutex
 	draining   bool
-	configured bool  // the control plane's first complete set has come
-	refused    error // why the last set is not in force, or not in full
+	configured bool             // the control plane's first complete set has come
+	refused    error            // why the last set is not in force, or not in full
+	missing    []xdsclient.Name // every version of them was refused
+	why        map[xdsclient.Name]error
+	served     bool // it was ready once
 }
 
 // startBuiltin runs the built-in proxy, in g.
@@ -83,7 +86,7 @@ func startBuiltin(life context.Context, g *errgroup.Group, o Options, certs *Cer
 	}
 	up := o.endpoint(o.Config.DiscoveryAddress, certs.Roots)
 	client := xdsclient.New(xdsclient.Options{
-		Dial: up.dial, Authorize: up.authorize, Node: boot.Node, Decode: e.decode, Publish: e.publish,
+		Dial: up.dial, Authorize: up.authorize, Node: boot.Node, Decode: e.decode, Publish: e.publish, Refused: e.lacks,
 		Also: []xdsclient.Name{{Type: resource.SecretType, Name: rootsName}}, Logger: o.Logger,
 	})
 	l, err := net.Listen("tcp", boot.Admin.String())
@@ -118,6 +121,7 @@ func (e *builtin) decode(typeURL string, r *resource.Resource) ([]xdsclient.Name
 		return nil, e.certs.setRootsSecret(s)
 	}
 	needs, err := e.compiler.Decode(typeURL, r)
+	e.judged(xdsclient.Name{Type: typeURL, Name: r.Name}, err)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +130,27 @@ func (e *builtin) decode(typeURL string, r *resource.Resource) ([]xdsclient.Name
 		names[i] = xdsclient.Name(n)
 	}
 	return names, nil
+}
+
+// judged keeps why a resource was refused, until a version of it is taken.
+func (e *builtin) judged(n xdsclient.Name, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil {
+		delete(e.why, n)
+		return
+	}
+	if e.why == nil {
+		e.why = map[xdsclient.Name]error{}
+	}
+	e.why[n] = err
+}
+
+// lacks is told which resources the next set goes without.
+func (e *builtin) lacks(missing []xdsclient.Name) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.missing = missing
 }
 
 // publish puts a complete set of resources in force.
@@ -191,10 +216,14 @@ func fileNames(cfg *config.Config) (names []string) {
 	return names
 }
 
-// Ready wants one complete configuration and every listener of the last one bound.
+// Ready wants one complete configuration, of which nothing was refused, and every listener of the last one bound.
 func (e *builtin) Ready(context.Context) error {
 	e.mu.Lock()
-	configured, refused := e.configured, e.refused
+	configured, refused, served := e.configured, e.refused, e.served
+	var first error // of the first configuration
+	if len(e.missing) > 0 {
+		first = fmt.Errorf("%d resources of the first configuration were refused: %w", len(e.missing), cmp.Or(e.why[e.missing[0]], errors.New(e.missing[0].Name)))
+	}
 	e.mu.Unlock()
 	if !configured {
 		return fmt.Errorf("no configuration from the control plane at %s yet", e.address)
@@ -204,6 +233,12 @@ func (e *builtin) Ready(context.Context) error {
 			return fmt.Errorf("listener %s does not listen: %w", l.Listener.Name, cmp.Or(refused, errors.New("not bound")))
 		}
 	}
+	if !served && first != nil {
+		return first
+	}
+	e.mu.Lock()
+	e.served = true // what is refused later leaves in force what served before
+	e.mu.Unlock()
 	return nil
 }
 

@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -33,6 +36,8 @@ type envoyProxy struct {
 	stdout      io.Writer
 	stderr      io.Writer
 	log         *slog.Logger
+
+	served atomic.Bool // it was ready once
 }
 
 // Run starts Envoy and waits for its end, which is an error unless ctx ended first.
@@ -83,7 +88,7 @@ func (e *envoyProxy) args(file string) []string {
 
 // Ready asks Envoy whether it has its configuration and its listeners work.
 func (e *envoyProxy) Ready(ctx context.Context) error {
-	s, err := e.stats(ctx, `^(cluster_manager\.cds\.update_(success|rejected)|listener_manager\.(lds\.update_(success|rejected)|workers_started)|server\.state)$`)
+	s, err := e.stats(ctx, `^(cluster_manager\.cds\.update_(success|rejected)|listener_manager\.(lds\.update_(success|rejected)|workers_started)|server\.state|http\..*\.rds\..*\.update_(success|rejected))$`)
 	if err != nil {
 		return fmt.Errorf("Envoy does not answer: %w", err)
 	}
@@ -98,7 +103,32 @@ func (e *envoyProxy) Ready(ctx context.Context) error {
 	if state := s["server.state"]; state != 0 {
 		return fmt.Errorf("Envoy is %s", []string{"live", "draining", "pre-initializing", "initializing"}[min(max(state, 0), 3)])
 	}
+	if !e.served.Load() {
+		if refused := firstRefused(s); refused != "" {
+			return fmt.Errorf("the first %s from the control plane were refused; Envoy's log says why", refused)
+		}
+		e.served.Store(true) // what is refused later leaves in force what served before
+	}
 	return nil
+}
+
+// firstRefused says what of the first configuration Envoy has refused, and not taken since; "" if it has taken all.
+func firstRefused(stats map[string]int) string {
+	for _, name := range slices.Sorted(maps.Keys(stats)) {
+		of, rejected := strings.CutSuffix(name, ".update_rejected")
+		if !rejected || stats[name] == 0 || stats[of+".update_success"] > 0 {
+			continue
+		}
+		switch of {
+		case "cluster_manager.cds":
+			return "clusters"
+		case "listener_manager.lds":
+			return "listeners"
+		}
+		_, table, _ := strings.Cut(of, ".rds.")
+		return "routes (table " + table + ")"
+	}
+	return ""
 }
 
 // Drain makes Envoy's listeners finish their connections; it does not wait. A sidecar goes on

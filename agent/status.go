@@ -69,6 +69,7 @@ type statusServer struct {
 	log     *slog.Logger
 
 	wasReady atomic.Bool
+	told     atomic.Pointer[string] // why it was not ready when that was last logged
 	scrapes  atomic.Uint64
 	failures [3]atomic.Uint64 // by source
 }
@@ -100,11 +101,16 @@ func (s *statusServer) serveReady(w http.ResponseWriter, r *http.Request) {
 	if was := s.wasReady.Swap(err == nil); was != (err == nil) {
 		if err == nil {
 			s.log.Info("ready")
+			s.told.Store(nil)
 		} else {
-			s.log.Warn("no longer ready", "reason", err)
+			s.log.Warn("no longer ready")
 		}
 	}
 	if err != nil {
+		reason := err.Error()
+		if last := s.told.Swap(&reason); last == nil || *last != reason {
+			s.log.Warn("not ready", "reason", reason)
+		}
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}

@@ -227,6 +227,7 @@ func (a *app) live(ctx context.Context, c *cluster, objects []*unstructured.Unst
 	snap = snap.Apply(es...)
 	out = append(append(out, bad...), messages("Error", snap.Findings())...)
 	out = append(out, messages("Warning", slices.Concat(snap.WithoutEffect(), compile.Check(snap, unreadable)))...)
+	out = append(out, a.analyzeProxies(ctx, c)...)
 	more, err := a.analyzeInjection(ctx, c, cfg.Cluster)
 	return append(out, more...), err
 }

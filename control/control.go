@@ -162,6 +162,7 @@ type loop struct {
 	own      map[mesh.Key][]mesh.Finding // of kube
 	checked  *mesh.Snapshot              // that misfits are of
 	misfits  []mesh.Finding              // what does not fit together
+	nacks    []mesh.Finding              // what proxies refuse
 	// unreadable is the namespaces whose Secrets could not be read when misfits was made.
 	unreadable map[string]string
 	reported   map[mesh.Key][]mesh.Finding
@@ -309,6 +310,10 @@ func (l *loop) bundle(b compile.Bundle, version string, secrets bool) *xds.Bundl
 // check looks for what does not fit together, if the mesh is another one than at the last time. It
 // reads the whole mesh, so it is for once a second, not for each change.
 func (l *loop) check() {
+	if nacks := l.refusals(); !slices.Equal(nacks, l.nacks) {
+		l.nacks = nacks
+		l.report()
+	}
 	unreadable := l.clusters.Unreadable()
 	if l.checked == l.snap && maps.Equal(l.unreadable, unreadable) {
 		return
@@ -321,7 +326,7 @@ func (l *loop) check() {
 // report tells what is wrong now, if it is not what was told before.
 func (l *loop) report() {
 	all := maps.Clone(l.own)
-	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits, l.faults) {
+	for _, f := range slices.Concat(l.snap.Findings(), l.snap.WithoutEffect(), l.misfits, l.faults, l.nacks) {
 		all[f.Object] = append(slices.Clip(all[f.Object]), f)
 	}
 	if maps.EqualFunc(all, l.reported, slices.Equal[[]mesh.Finding]) {

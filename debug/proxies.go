@@ -71,7 +71,7 @@ func (p *Pages) syncz() []syncStatusRow {
 		r.ExtensionConfigSent, r.ExtensionConfigAcked = st[resource.EcdsType].Sent, st[resource.EcdsType].Acked
 		var refused []string
 		for _, t := range slices.Sorted(maps.Keys(st)) {
-			if n := st[t].Nack; n != "" {
+			if n := st[t].Refusal(); n != "" {
 				refused = append(refused, t[strings.LastIndexByte(t, '.')+1:]+": "+n)
 			}
 		}

@@ -7,6 +7,8 @@ package xds
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -395,6 +397,16 @@ type TypeStatus struct {
 	AckedAt time.Time
 	Nack    string // the client's words when it refused the last message that it answered
 	Names   int    // subscribed to by name
+	// Refused is the resources that the client has refused and not taken since, with its words. Read only.
+	Refused map[string]string
+}
+
+// Refusal returns the client's words about what it refuses; "" if it takes all.
+func (t TypeStatus) Refusal() string {
+	if t.Nack == "" && len(t.Refused) > 0 {
+		return t.Refused[slices.Sorted(maps.Keys(t.Refused))[0]]
+	}
+	return t.Nack
 }
 
 // Synced reports whether the client has taken all that it was sent.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -44,7 +45,8 @@ type watch struct {
 
 	held     *view // what the client holds of it, nothing at first
 	answered bool
-	nonce    string // of the last message
+	nonce    string              // of the last message
+	sent     map[string][]string // by nonce: names in messages that are not answered yet
 
 	// for the next message
 	due     map[string]bool   // names to answer, whether or not they have changed
@@ -139,13 +141,59 @@ func (s *session) acknowledge(w *watch, r *request) {
 		s.server.config.Log.Warn("proxy refused its configuration",
 			"proxy", s.client.Node.ID, "type", short(w.typeURL), "nonce", r.nonce, "error", r.message)
 	}
+	names := w.sent[r.nonce]
+	delete(w.sent, r.nonce)
 	s.client.note(w.typeURL, func(t *TypeStatus) {
+		t.Refused = refusedAfter(t.Refused, names, r)
 		if r.refused {
 			t.Nack = r.message
 			return
 		}
 		t.Nack, t.Acked, t.AckedAt = "", r.nonce, time.Now()
 	})
+}
+
+// maxUnanswered bounds what is remembered of messages that a client does not answer, and of what it refuses.
+const maxUnanswered = 64
+
+// refusedAfter returns which resources stand refused after an answer to a message of these names. Of many, a refusal
+// mostly names those that it means.
+func refusedAfter(before map[string]string, names []string, r *request) map[string]string {
+	if len(before) == 0 && !r.refused {
+		return nil
+	}
+	after := maps.Clone(before)
+	for _, n := range names {
+		delete(after, n)
+	}
+	if !r.refused {
+		return after
+	}
+	meant := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !strings.Contains(r.message, n) })
+	if len(meant) == 0 {
+		meant = names
+	}
+	if after == nil {
+		after = map[string]string{}
+	}
+	for _, n := range meant {
+		if len(after) < maxUnanswered {
+			after[n] = r.message
+		}
+	}
+	return after
+}
+
+// remember keeps the names of a message until it is answered.
+func (w *watch) remember(r *response) {
+	if w.sent == nil || len(w.sent) >= maxUnanswered {
+		w.sent = map[string][]string{}
+	}
+	names := slices.Clone(r.removed)
+	for _, x := range r.resources {
+		names = append(names, x.Name)
+	}
+	w.sent[r.nonce] = names
 }
 
 // subscribe changes the interest as a delta request says.
@@ -450,6 +498,7 @@ func (s *session) pushWhole(w *watch, p *published) error {
 func (s *session) send(w *watch, r *response) error {
 	r.nonce = s.nonce()
 	w.nonce = r.nonce
+	w.remember(r)
 	now := time.Now()
 	if w.typeURL == resource.ClusterType && len(r.resources) > 0 {
 		s.hold, s.until = r.nonce, now.Add(patientFor)

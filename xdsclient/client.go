@@ -47,6 +47,9 @@ type Options struct {
 	// Publish gets each complete set, from Run's goroutine: static types first as Types has them,
 	// then what they need.
 	Publish func(set []Resource)
+	// Refused gets, before each set, the resources that are missing in it because Decode refused every version that
+	// came; nil is not told.
+	Refused func(missing []Name)
 	// Types are wanted whole, in this order; default clusters and listeners.
 	Types []string
 	// Also are wanted beside; they go to Decode but are in no set and hold none up.
@@ -237,6 +240,9 @@ func (c *Client) tick(now time.Time, t *timers) {
 	}
 	t.deadline(c.state.deadline())
 	if t.settled(now) && c.state.changed && c.state.complete() {
+		if c.o.Refused != nil {
+			c.o.Refused(c.state.missing())
+		}
 		c.o.Publish(c.state.set())
 		c.state.changed = false
 	}

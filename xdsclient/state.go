@@ -162,7 +162,7 @@ func (s *state) remove(n Name) {
 	if h == nil {
 		return
 	}
-	s.changed = s.changed || h.res.Resource != nil || !h.since.IsZero()
+	s.changed = s.changed || h.res.Resource != nil || h.refused || !h.since.IsZero()
 	s.newNeeds = s.newNeeds || len(h.needs) > 0
 	if !h.wanted && !s.isAlso(n) {
 		delete(s.held, n)
@@ -285,4 +285,15 @@ func (s *state) set() []Resource {
 		return strings.Compare(a.Name, b.Name)
 	})
 	return out
+}
+
+// missing returns what is held of no version, for each that came was refused.
+func (s *state) missing() (names []Name) {
+	for n, h := range s.held {
+		if h.refused && h.res.Resource == nil && !s.isAlso(n) {
+			names = append(names, n)
+		}
+	}
+	slices.SortFunc(names, func(a, b Name) int { return strings.Compare(a.Type+a.Name, b.Type+b.Name) })
+	return names
 }
