@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -27,15 +29,37 @@ import (
 
 var crdResource = apischema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 
-// define makes the CRD of a kind: Istio's own, else one that takes anything.
+// definition returns the CRD that a kind's own project publishes, nil if it is not on this machine:
+// Gateway API's is in the module cache where the comparison with Istio was built, MCS' where the lab was.
+func definition(k schema.Kind) []byte {
+	if b, err := os.ReadFile("../install/crds/" + k.Plural + "." + k.Group + ".yaml"); err == nil {
+		return b
+	}
+	for _, x := range []struct{ module, dir, usedBy string }{
+		{"sigs.k8s.io/gateway-api", "config/crd/standard", "../tools/istio"}, {"sigs.k8s.io/mcs-api", "config/crd", "../lab"},
+	} {
+		list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", x.module)
+		list.Dir = x.usedBy
+		out, _ := list.Output()
+		if at := strings.TrimSpace(string(out)); at != "" {
+			if b, err := os.ReadFile(filepath.Join(at, x.dir, k.Group+"_"+k.Plural+".yaml")); err == nil {
+				return b
+			}
+		}
+	}
+	return nil
+}
+
+// define makes the CRD of a kind: its own, else one that takes anything.
 func define(t testing.TB, d dynamic.Interface, k schema.Kind) {
 	t.Helper()
 	u := &unstructured.Unstructured{}
-	if b, err := os.ReadFile("../install/crds/" + k.Plural + "." + k.Group + ".yaml"); err == nil {
+	if b := definition(k); b != nil {
 		if err := yaml.Unmarshal(b, &u.Object); err != nil {
 			t.Fatal(err)
 		}
 	} else {
+		t.Logf("the CRD of %s is not on this machine; one that takes anything stands for it", k.Name())
 		scope := "Namespaced"
 		if k.ClusterScoped {
 			scope = "Cluster"
@@ -142,8 +166,8 @@ func TestObjectsWithoutEffect(t *testing.T) {
 	policies := create("AuthorizationPolicy", `{metadata: {name: deny}, spec: {action: DENY, rules: [{}]}}`)
 	create("RequestAuthentication", `{metadata: {name: jwt}, spec: {jwtRules: [{issuer: x}]}}`)
 	create("GatewayClass", `{metadata: {name: other}, spec: {controllerName: example.com/x}}`)
-	gateways := create(gateway, `{metadata: {name: web}, spec: {gatewayClassName: istio}}`)
-	create(gateway, `{metadata: {name: others}, spec: {gatewayClassName: other}}`)
+	gateways := create(gateway, `{metadata: {name: web}, spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}}`)
+	create(gateway, `{metadata: {name: others}, spec: {gatewayClassName: other, listeners: [{name: http, port: 80, protocol: HTTP}]}}`)
 	routes := create("HTTPRoute", `{metadata: {name: r}, spec: {parentRefs: [{name: others}, {name: web}]}}`)
 	exports := create("ServiceExport", `{metadata: {name: svc}}`)
 	must(s.Client.NetworkingV1().Ingresses("default").Create(t.Context(), &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "old"},
@@ -180,7 +204,7 @@ func TestObjectsWithoutEffect(t *testing.T) {
 	if got := text(routes, "r"); strings.Contains(got, "name: others") {
 		t.Errorf("the route's parent of another controller is told, too:\n%s", got)
 	}
-	if m.has(gateway, "others") || text(gateways, "others") != "null\n" {
+	if m.has(gateway, "others") || strings.Contains(text(gateways, "others"), "NotImplemented") {
 		t.Errorf("another controller's Gateway is told: %s", text(gateways, "others"))
 	}
 
