@@ -24,7 +24,8 @@ func (c *checker) gatewaysOf(v *mesh.VirtualService) {
 		field := fmt.Sprintf("spec.gateways[%d]", i)
 		g := c.s.Gateways().Get(qualify(name, v.Namespace))
 		if g == nil {
-			c.add(notFound, v.Key(), field, "create it, or write namespace/name of another", "Gateway %s does not exist", qualify(name, v.Namespace))
+			c.add(notFound, v.Key(), field, "create it, or write namespace/name of another", "Gateway %s does not exist",
+				qualify(name, v.Namespace))
 			continue
 		}
 		here := false
@@ -49,8 +50,8 @@ func (c *checker) gatewaysOf(v *mesh.VirtualService) {
 	for i, host := range v.Spec.GetHosts() {
 		inMesh := v.InMesh() && c.s.Host(c.s.Resolve(host, v.Namespace)) != nil
 		if !served[host] && !inMesh {
-			c.add(hostNotInGateway, v.Key(), fmt.Sprintf("spec.hosts[%d]", i), "add it to the hosts of one of their servers, or take it out",
-				"none of its Gateways serves %s", host)
+			c.add(hostNotInGateway, v.Key(), fmt.Sprintf("spec.hosts[%d]", i),
+				"add it to the hosts of one of their servers, or take it out", "none of its Gateways serves %s", host)
 		}
 	}
 }
@@ -85,7 +86,8 @@ func (c *checker) unrouted(v *mesh.VirtualService, i int, host string) {
 	}
 	name, _ := strings.CutPrefix(host, "*.")
 	if h := c.s.Host(name); h != nil && h.Service != nil && name != host {
-		c.add("", v.Key(), field, "name the Service, "+name, "it has no effect in the mesh: what is called so is the pods of Service %s, each for itself", name)
+		c.add("", v.Key(), field, "name the Service, "+name,
+			"it has no effect in the mesh: what is called so is the pods of Service %s, each for itself", name)
 	}
 }
 
@@ -100,7 +102,8 @@ func (c *checker) delegates(v *mesh.VirtualService) {
 		d := c.s.Delegate(v, r.Delegate)
 		if d == nil {
 			c.add(notFound, v.Key(), field, "create it without hosts, and export it to this namespace",
-				"the route is left out: there is no VirtualService %s/%s that can be its delegate", cmp.Or(r.Delegate.GetNamespace(), v.Namespace), r.Delegate.GetName())
+				"the route is left out: there is no VirtualService %s/%s that can be its delegate",
+				cmp.Or(r.Delegate.GetNamespace(), v.Namespace), r.Delegate.GetName())
 			continue
 		}
 		for j := range d.Spec.GetHttp() {
@@ -111,7 +114,8 @@ func (c *checker) delegates(v *mesh.VirtualService) {
 		}
 	}
 	if len(v.Spec.GetHosts()) == 0 && !c.delegated()[v.Namespace+"/"+v.Name] {
-		c.add("", v.Key(), "spec.hosts", "name hosts, or name it as the delegate of a route", "it has no effect: there are no hosts, and no VirtualService delegates to it")
+		c.add("", v.Key(), "spec.hosts", "name hosts, or name it as the delegate of a route",
+			"it has no effect: there are no hosts, and no VirtualService delegates to it")
 	}
 }
 

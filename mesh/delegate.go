@@ -186,11 +186,15 @@ func within(root, d *networking.HTTPMatchRequest) bool {
 	return narrower(root.GetUri(), d.GetUri()) && narrower(root.GetScheme(), d.GetScheme()) &&
 		narrower(root.GetMethod(), d.GetMethod()) && narrower(root.GetAuthority(), d.GetAuthority()) &&
 		texts(root.GetHeaders(), d.GetHeaders(), narrower) && texts(root.GetQueryParams(), d.GetQueryParams(), narrower) &&
-		texts(root.GetWithoutHeaders(), d.GetWithoutHeaders(), func(root, d *networking.StringMatch) bool { return narrower(d, root) }) &&
+		texts(root.GetWithoutHeaders(), d.GetWithoutHeaders(), func(root, d *networking.StringMatch) bool {
+			return narrower(d, root)
+		}) &&
 		(root.GetUri() == nil || d.GetUri() == nil || root.GetIgnoreUriCase() == d.GetIgnoreUriCase()) &&
 		(root.GetPort() == 0 || d.GetPort() == 0 || root.GetPort() == d.GetPort()) &&
 		either(root.GetSourceNamespace(), d.GetSourceNamespace()) &&
-		(len(root.GetGateways()) == 0 || !slices.ContainsFunc(d.GetGateways(), func(g string) bool { return !slices.Contains(root.GetGateways(), g) }))
+		(len(root.GetGateways()) == 0 || !slices.ContainsFunc(d.GetGateways(), func(g string) bool {
+			return !slices.Contains(root.GetGateways(), g)
+		}))
 }
 
 // narrower reports whether a match matches nothing that another does not; one that says nothing becomes the other.
