@@ -182,7 +182,7 @@ func (b *builder) namespaced(k Key, o *Namespace) {
 	if reflect.DeepEqual(sp.namespace, o) {
 		return
 	}
-	if sp.namespace.distribution() != o.distribution() {
+	if sp.namespace.distribution() != o.distribution() || len(b.config.Spec.GetDiscoverySelectors()) > 0 {
 		b.markNamespace(k.Name)
 	}
 	sp.namespace = o

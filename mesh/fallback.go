@@ -49,6 +49,7 @@ func restore(spec, last *meshconfig.MeshConfig, path string, known bool) {
 // restoreField returns the path of what it has set.
 func restoreField(m, last protoreflect.Message, path string) string {
 	name, rest, _ := strings.Cut(path, ".")
+	name, _, _ = strings.Cut(name, "[") // of a list all falls back
 	f := m.Descriptor().Fields().ByJSONName(name)
 	if f == nil {
 		return path

@@ -114,7 +114,7 @@ func (b *builder) host(name string, old *Host) *Host {
 	}
 	s := &HostService{Host: name, Namespace: namespace, Name: service}
 	for _, id := range b.clusterOrder() {
-		if p := b.Service(id, namespace, service); p != nil {
+		if p := b.Service(id, namespace, service); p != nil && b.discovered(id, namespace) {
 			s.Parts = append(s.Parts, p)
 		}
 	}

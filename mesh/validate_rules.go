@@ -250,7 +250,17 @@ func (v *validator) peerAuthentication(p *security.PeerAuthentication) {
 func (v *validator) meshConfig(m *meshconfig.MeshConfig) {
 	v.duration("connectTimeout", m.GetConnectTimeout(), time.Millisecond)
 	v.duration("protocolDetectionTimeout", m.GetProtocolDetectionTimeout(), 0)
+	v.duration("dnsRefreshRate", m.GetDnsRefreshRate(), 2*time.Millisecond)
 	v.retries("defaultHttpRetryPolicy", m.GetDefaultHttpRetryPolicy())
+	v.policy("defaultTrafficPolicy", m.GetDefaultTrafficPolicy().GetConnectionPool(), nil, m.GetDefaultTrafficPolicy().GetOutlierDetection(), nil)
+	for i, s := range m.GetDiscoverySelectors() {
+		for j, e := range s.GetMatchExpressions() {
+			if !slices.Contains([]string{"In", "NotIn", "Exists", "DoesNotExist"}, e.GetOperator()) {
+				v.add(fmt.Sprintf("discoverySelectors[%d].matchExpressions[%d].operator", i, j), "name In, NotIn, Exists or DoesNotExist",
+					"%q is not an operator", e.GetOperator())
+			}
+		}
+	}
 	format := m.GetAccessLogFormat()
 	if m.GetAccessLogEncoding() != meshconfig.MeshConfig_JSON {
 		v.format("accessLogFormat", format)
