@@ -6,17 +6,12 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/carrick-mesh/carrick/install"
-	"github.com/carrick-mesh/carrick/kube"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd/api"
 )
 
@@ -38,63 +33,6 @@ func TestScripts(t *testing.T) {
 			e.Setenv("KUBECONFIG", "")
 			return nil
 		},
-	})
-}
-
-// TestRules holds the installed roles against what the control plane says it needs.
-func TestRules(t *testing.T) {
-	cfg, err := install.Resolve(nil, nil, "1.0.0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := cfg.Render()
-	if err != nil {
-		t.Fatal(err)
-	}
-	granted := map[string][]rbacv1.PolicyRule{}
-	for _, o := range m.Objects() {
-		if o.GetKind() == "ClusterRole" || o.GetKind() == "Role" {
-			var r rbacv1.ClusterRole
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &r); err != nil {
-				t.Fatal(err)
-			}
-			granted[o.GetKind()+" "+o.GetName()] = r.Rules
-		}
-	}
-	for role, need := range map[string][]rbacv1.PolicyRule{
-		"ClusterRole istio-reader-clusterrole-istio-system": kube.ReaderRules(),
-		"ClusterRole istiod-clusterrole-istio-system":       kube.ClusterRules(),
-		"Role istio-reader": kube.ReaderNamespaceRules(),
-		"Role istiod":       kube.NamespaceRules(),
-	} {
-		for _, n := range need {
-			for _, g := range n.APIGroups {
-				for _, r := range n.Resources {
-					for _, v := range n.Verbs {
-						if !allows(granted[role], g, r, v, n.ResourceNames...) {
-							t.Errorf("%s does not allow %s %s.%s, which package kube needs", role, v, r, g)
-						}
-					}
-				}
-			}
-		}
-	}
-	for name, rules := range granted {
-		if strings.HasPrefix(name, "ClusterRole") && allows(rules, "", "secrets", "get", "any") {
-			t.Errorf("%s reads Secrets of every namespace", name)
-		}
-		if strings.Contains(name, "reader") && allows(rules, "", "configmaps", "get", "any") {
-			t.Errorf("%s, which remote secrets hand out, reads every ConfigMap", name)
-		}
-	}
-}
-
-// allows reports whether rules allow a verb for objects of these names, any name if there are none.
-func allows(rules []rbacv1.PolicyRule, group, resource, verb string, names ...string) bool {
-	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
-		has := func(l []string, s string) bool { return slices.Contains(l, s) || slices.Contains(l, "*") }
-		named := len(r.ResourceNames) == 0 || len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(r.ResourceNames, n) })
-		return has(r.APIGroups, group) && has(r.Resources, resource) && has(r.Verbs, verb) && named
 	})
 }
 

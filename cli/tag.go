@@ -73,16 +73,23 @@ func (a *app) tagGenerate() *cobra.Command {
 			if revision == "" {
 				return usagef("--revision is missing: the revision that the tag %s is to stand for", args[0])
 			}
-			o, err := install.TagWebhook(args[0], revision, a.target.istioNamespace)
+			objs, err := install.TagObjects(args[0], revision, a.target.istioNamespace)
 			if err != nil {
 				return err
 			}
-			y, err := yaml.Marshal(o.Object)
-			if err != nil {
-				return err
+			for i, o := range objs {
+				y, err := yaml.Marshal(o.Object)
+				if err != nil {
+					return err
+				}
+				if i > 0 {
+					fmt.Fprintln(cmd.OutOrStdout(), "---")
+				}
+				if _, err = cmd.OutOrStdout().Write(y); err != nil {
+					return err
+				}
 			}
-			_, err = cmd.OutOrStdout().Write(y)
-			return err
+			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&revision, "revision", "r", "", "revision of the control plane")

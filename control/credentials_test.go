@@ -27,6 +27,7 @@ import (
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/resource"
+	"github.com/carrick-mesh/carrick/schema/access"
 	"github.com/carrick-mesh/carrick/xds"
 )
 
@@ -162,8 +163,8 @@ metadata: {name: web, namespace: sample}
 spec: {selector: {istio: edge}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: ["*"], tls: {mode: SIMPLE, credentialName: web}}]}
 `)
 	config := &rest.Config{Host: s.Config.Host, TLSClientConfig: s.Config.TLSClientConfig, BearerToken: account(t, s, "istio-system", "istiod", "", "")}
-	allow(t, s, "", kube.ClusterRules())
-	allow(t, s, "istio-system", kube.NamespaceRules())
+	allow(t, s, "", access.ControlPlane("", "istio-system"))
+	allow(t, s, "istio-system", access.ControlPlaneNamespace(""))
 	keys := newSecrets(t)
 	pair, err := tls.X509KeyPair(keys.cert, keys.key)
 	if err != nil {

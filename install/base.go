@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/carrick-mesh/carrick/schema"
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 // ReaderServiceAccount is whose token a remote secret holds.
@@ -17,49 +17,6 @@ const ReaderServiceAccount = "istio-reader-service-account"
 
 // baseComponent is the component of what all control planes of a cluster share.
 const baseComponent = "base"
-
-var (
-	read  = []string{"get", "list", "watch"}
-	write = []string{"create", "update", "patch", "delete"}
-)
-
-// readerRules is what a control plane reads of every cluster, its own and remote ones. It holds
-// no Secret.
-func readerRules() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"namespaces", "nodes", "pods", "services"}, Verbs: read},
-		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
-		// Proxies of this cluster may connect to a remote control plane.
-		{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
-	}
-}
-
-// readerNamespaceRules is what a remote control plane reads in the control plane's namespace: it
-// compares roots.
-func readerNamespaceRules() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"istio-ca-root-cert"}, Verbs: []string{"get"}}}
-}
-
-// controlPlaneRules is what a control plane does in its own cluster, beside reading. Secrets are
-// not in it: see controlPlaneNamespaceRules.
-func controlPlaneRules() []rbacv1.PolicyRule {
-	return slices.Concat(readerRules(), schema.Rules(), []rbacv1.PolicyRule{
-		// The root certificate goes to every namespace; create cannot be limited to a name.
-		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: append([]string{"create"}, read...)},
-		{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"istio-ca-root-cert", "istio-ca-crl"}, Verbs: []string{"update", "patch", "delete"}},
-		{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}},
-		{APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations", "validatingwebhookconfigurations"}, Verbs: append([]string{"update", "patch"}, read...)},
-	})
-}
-
-// controlPlaneNamespaceRules is what a control plane does in its own namespace.
-func controlPlaneNamespaceRules() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: append(slices.Clone(read), write...)},
-		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: append(slices.Clone(read), write...)},
-		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"gateways"}, Verbs: []string{"create"}}, // dry runs, to see that the webhook is reached
-	}
-}
 
 // base renders what every control plane of the cluster shares.
 func base(c *Config) ([]*unstructured.Unstructured, error) {
@@ -73,9 +30,9 @@ func base(c *Config) ([]*unstructured.Unstructured, error) {
 	}
 	rest, err := objects(
 		serviceAccount(c, ReaderServiceAccount, baseComponent, nil),
-		clusterRole("istio-reader-clusterrole-"+c.Namespace, baseComponent, readerRules()),
+		clusterRole("istio-reader-clusterrole-"+c.Namespace, baseComponent, access.Reader()),
 		clusterRoleBinding("istio-reader-clusterrole-"+c.Namespace, c.Namespace, ReaderServiceAccount, baseComponent),
-		role("istio-reader", c.Namespace, baseComponent, readerNamespaceRules()),
+		role("istio-reader", c.Namespace, baseComponent, access.ReaderNamespace()),
 		roleBinding("istio-reader", c.Namespace, baseComponent, rbacv1.Subject{Kind: "ServiceAccount", Name: ReaderServiceAccount, Namespace: c.Namespace}),
 	)
 	return slices.Concat(objs, crds, rest), err

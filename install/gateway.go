@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 // gateway renders one gateway: its pods get their proxy from the injector's template "gateway",
@@ -42,14 +44,14 @@ func gateway(c *Config, g Gateway, v gatewayValues, field string) ([]*unstructur
 	deploy := gatewayDeployment(&own, g, v, labels, selector, account, component)
 	typed := []runtime.Object{
 		serviceAccount(&own, account, component, labels),
-		// Certificates of TLS servers (credentialName) are Secrets of the gateway's namespace.
-		role(g.Name+"-sds", own.Namespace, component, []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: read}}),
-		roleBinding(g.Name+"-sds", own.Namespace, component,
-			rbacv1.Subject{Kind: "ServiceAccount", Name: account, Namespace: own.Namespace},
-			rbacv1.Subject{Kind: "ServiceAccount", Name: "istiod" + suffix(c.Revision), Namespace: c.Namespace}),
 	}
 	if own.Namespace != c.Namespace {
-		typed = append([]runtime.Object{namespace(own.Namespace, "")}, typed...)
+		// Certificates of TLS servers (credentialName) are Secrets of the gateway's namespace. The control
+		// plane hands them out; the gateway, which faces strangers, reads none.
+		typed = append([]runtime.Object{namespace(own.Namespace, "")}, append(typed,
+			role(g.Name+"-sds", own.Namespace, component, access.GatewayNamespace()),
+			roleBinding(g.Name+"-sds", own.Namespace, component,
+				rbacv1.Subject{Kind: "ServiceAccount", Name: "istiod" + suffix(c.Revision), Namespace: c.Namespace}))...)
 	}
 	svc, err := gatewayService(&own, g, v, labels, selector, component, field)
 	if err != nil {
@@ -159,6 +161,7 @@ func gatewayDeployment(c *Config, g Gateway, v gatewayValues, labels, selector m
 				},
 				Spec: corev1.PodSpec{
 					ServiceAccountName:            account,
+					AutomountServiceAccountToken:  ptr.To(false), // the proxy's own token is for the control plane alone
 					TerminationGracePeriodSeconds: ptr.To[int64](30),
 					SecurityContext: &corev1.PodSecurityContext{
 						RunAsUser: ptr.To[int64](proxyUser), RunAsGroup: ptr.To[int64](proxyUser), RunAsNonRoot: ptr.To(true), FSGroup: ptr.To[int64](proxyUser),

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 // proxyUser is the user and group of everything that Carrick runs.
@@ -41,9 +43,9 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 	clusterName := "istiod-clusterrole" + suffix(c.Revision) + "-" + c.Namespace
 	typed := []runtime.Object{
 		serviceAccount(c, name, "pilot", labels),
-		clusterRole(clusterName, "pilot", controlPlaneRules()),
+		clusterRole(clusterName, "pilot", access.ControlPlane(suffix(c.Revision), c.Namespace)),
 		clusterRoleBinding(clusterName, c.Namespace, name, "pilot"),
-		role(name, c.Namespace, "pilot", controlPlaneNamespaceRules()),
+		role(name, c.Namespace, "pilot", access.ControlPlaneNamespace(suffix(c.Revision))),
 		roleBinding(name, c.Namespace, "pilot", rbacv1.Subject{Kind: "ServiceAccount", Name: name, Namespace: c.Namespace}),
 	}
 	typed = append(typed, config...)

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
+
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 // Names of the load balancer's install.
@@ -47,31 +49,17 @@ func LoadBalancer(lc LBConfig) (*Manifest, error) {
 	subject := func(name string) rbacv1.Subject {
 		return rbacv1.Subject{Kind: "ServiceAccount", Name: name, Namespace: LBNamespace}
 	}
-	leases := rbacv1.PolicyRule{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: append(slices.Clone(read), write...)}
-	events := rbacv1.PolicyRule{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch", "update"}}
-	pools := rbacv1.PolicyRule{APIGroups: []string{"metallb.io"}, Resources: []string{"ipaddresspools", "l2advertisements"}, Verbs: read}
 	typed := []runtime.Object{
 		serviceAccount(c, "controller", "lb", nil),
 		serviceAccount(c, "speaker", "lb", nil),
-		clusterRole("metallb-system:controller", "lb", []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"services", "namespaces", "nodes"}, Verbs: read},
-			{APIGroups: []string{""}, Resources: []string{"services"}, Verbs: []string{"update", "patch"}},
-			{APIGroups: []string{""}, Resources: []string{"services/status"}, Verbs: []string{"update", "patch"}},
-			{APIGroups: []string{"apps"}, Resources: []string{"deployments", "daemonsets"}, Verbs: read},
-			pools,
-			{APIGroups: []string{"metallb.io"}, Resources: []string{"ipaddresspools/status"}, Verbs: []string{"update", "patch"}},
-			events,
-		}),
+		clusterRole("metallb-system:controller", "lb", access.Controller()),
 		clusterRoleBinding("metallb-system:controller", LBNamespace, "controller", "lb"),
-		clusterRole("metallb-system:speaker", "lb", []rbacv1.PolicyRule{
-			{APIGroups: []string{""}, Resources: []string{"services", "endpoints", "namespaces", "nodes", "pods"}, Verbs: read},
-			{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
-			{APIGroups: []string{"apps"}, Resources: []string{"deployments", "daemonsets"}, Verbs: read},
-			pools, events,
-		}),
+		clusterRole("metallb-system:speaker", "lb", access.Speaker()),
 		clusterRoleBinding("metallb-system:speaker", LBNamespace, "speaker", "lb"),
-		role("lb", LBNamespace, "lb", []rbacv1.PolicyRule{leases}),
-		roleBinding("lb", LBNamespace, "lb", subject("controller"), subject("speaker")),
+		role("lb-controller", LBNamespace, "lb", access.ControllerNamespace()),
+		roleBinding("lb-controller", LBNamespace, "lb", subject("controller")),
+		role("lb-speaker", LBNamespace, "lb", access.SpeakerNamespace()),
+		roleBinding("lb-speaker", LBNamespace, "lb", subject("speaker")),
 		lbController(c, image, policy),
 		lbSpeaker(c, image, policy),
 	}

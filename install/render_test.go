@@ -238,7 +238,7 @@ spec:
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &r); err != nil {
 				t.Fatal(err)
 			}
-			if r.Namespace != "edge" || len(r.Rules) != 1 || !slices.Equal(r.Rules[0].Resources, []string{"secrets"}) || !slices.Equal(r.Rules[0].Verbs, []string{"get", "list", "watch"}) {
+			if r.Namespace != "edge" || len(r.Rules) != 1 || !slices.Equal(r.Rules[0].Resources, []string{"secrets"}) || !slices.Equal(r.Rules[0].Verbs, []string{"list", "watch"}) {
 				t.Errorf("role %+v", r)
 			}
 		case "RoleBinding":

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 // Labels of revisions, and of a tag's webhooks, as istioctl writes them.
@@ -57,6 +59,31 @@ func TagWebhook(tag, revision, namespace string) (*unstructured.Unstructured, er
 	m := &Manifest{Name: ControlPlaneName(revision), Parts: []Part{{Name: "Tag", Objects: []*unstructured.Unstructured{o}}}}
 	m.label() // it goes when its revision is uninstalled
 	return o, nil
+}
+
+// tagAccess renders what lets the control plane of a revision fill in the caBundle of a tag's webhooks.
+func tagAccess(tag, revision, namespace string) ([]*unstructured.Unstructured, error) {
+	name := tagWebhookName(tag) + "-istiod"
+	objs, err := objects(
+		clusterRole(name, "tag", access.TagWebhook(tagWebhookName(tag))),
+		clusterRoleBinding(name, namespace, "istiod"+suffix(revision), "tag"),
+	)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{Name: ControlPlaneName(revision), Parts: []Part{{Name: "Tag", Objects: objs}}}
+	m.label()
+	return objs, nil
+}
+
+// TagObjects renders all that makes a tag: its webhooks, and the role by which the control plane fills them in.
+func TagObjects(tag, revision, namespace string) ([]*unstructured.Unstructured, error) {
+	o, err := TagWebhook(tag, revision, namespace)
+	if err != nil {
+		return nil, err
+	}
+	more, err := tagAccess(tag, revision, namespace)
+	return append([]*unstructured.Unstructured{o}, more...), err
 }
 
 // Tags returns the tags of the cluster, by name.
@@ -129,17 +156,20 @@ func (c *Cluster) SetTag(ctx context.Context, tag, revision, namespace string, o
 			return before, fmt.Errorf("tag %s stands for revision %s; give --overwrite to make it stand for %s", tag, before, revision)
 		}
 	}
-	o, err := TagWebhook(tag, revision, namespace)
+	objs, err := TagObjects(tag, revision, namespace)
 	if err != nil {
 		return before, err
 	}
+	o := objs[0]
 	if err := c.copyBundle(ctx, o, injectorName(revision)); err != nil {
 		return before, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if _, err := c.apply(ctx, o, false); err != nil {
-		return before, err
+	for _, o := range append(objs[1:], o) { // the webhooks last: their caBundle is waited for
+		if _, err := c.apply(ctx, o, false); err != nil {
+			return before, err
+		}
 	}
 	if err := c.wait(ctx, "Tag "+tag, []*unstructured.Unstructured{o}, time.Minute, func(string) {}); err != nil {
 		return before, err
@@ -193,8 +223,11 @@ func (c *Cluster) copyBundle(ctx context.Context, o *unstructured.Unstructured, 
 
 // RemoveTag takes a tag away. Pods that it injected run on.
 func (c *Cluster) RemoveTag(ctx context.Context, tag string) error {
-	if err := c.delete(ctx, webhookRef(tagWebhookName(tag))); err != nil {
-		return err
+	name := tagWebhookName(tag) + "-istiod"
+	for _, r := range []Ref{webhookRef(tagWebhookName(tag)), {rbacGroup + "/v1", "ClusterRoleBinding", "", name}, {rbacGroup + "/v1", "ClusterRole", "", name}} {
+		if err := c.delete(ctx, r); err != nil {
+			return err
+		}
 	}
 	if tag != DefaultRevision {
 		return nil

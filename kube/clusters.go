@@ -30,10 +30,11 @@ type Local struct {
 	Config    *rest.Config // of its API server
 	Namespace string       // the control plane's, "istio-system"
 	MeshName  string       // of the ConfigMap with the mesh's settings; empty for "istio"
+	Injector  string       // of the ConfigMap with the injector's; empty for "istio-sidecar-injector"
 	Account   string       // the control plane's service account, for commands that are proposed; empty for "istiod"
 
-	// ConfigMap and Secret, if set, are shown the objects of those kinds in Namespace, nil when
-	// one is gone. They are called from a goroutine of a watch and must not wait.
+	// ConfigMap, if set, is shown the ConfigMaps above and that of the roots, and Secret the Secrets of
+	// Namespace, nil when one is gone. They are called from a goroutine of a watch and must not wait.
 	ConfigMap func(name string, data map[string]string)
 	Secret    func(name string, s *corev1.Secret)
 }
@@ -68,11 +69,11 @@ type remote struct {
 
 // NewClusters returns what Run works with.
 func NewClusters(local Local, sink Sink, log *slog.Logger) *Clusters {
-	local.MeshName, local.Account = cmp.Or(local.MeshName, "istio"), cmp.Or(local.Account, "istiod")
+	local.MeshName, local.Injector, local.Account = cmp.Or(local.MeshName, "istio"), cmp.Or(local.Injector, "istio-sidecar-injector"), cmp.Or(local.Account, "istiod")
 	c := &Clusters{local: local, sink: sink, log: log, resolve: newResolver(), trust: &trust{namespace: local.Namespace}, poke: make(chan struct{}, 1),
 		secrets: map[string]map[string][]byte{}, remotes: map[string]*remote{}, told: map[string]bool{}}
 	c.credentials.poke = make(chan struct{}, 1)
-	kinds := slices.Concat(remoteKinds(local.ID), configKinds(local.ID), []watched{c.configMaps(), c.ownSecrets(), {name: "credentials", run: c.followCredentials}})
+	kinds := slices.Concat(remoteKinds(local.ID), configKinds(local.ID), []watched{c.meshConfigMap(), c.configMap(c.local.Injector), c.configMap(RootsConfigMap), c.ownSecrets(), {name: "credentials", run: c.followCredentials}})
 	c.own = c.member(local.ID, "", kinds)
 	return c
 }
@@ -258,27 +259,15 @@ func (c *Clusters) client(id string) (*Client, string, error) {
 	return k, m.id, nil
 }
 
-func (c *Clusters) configMaps() watched {
-	return watched{name: "configmaps", sample: &corev1.ConfigMap{}, kind: mesh.KindMeshConfig, sticky: true,
-		key: func(o metav1.Object) mesh.Key {
-			if o.GetName() != c.local.MeshName {
-				return mesh.Key{}
-			}
-			return mesh.Key{Cluster: c.local.ID, Kind: mesh.KindMeshConfig}
-		},
+// configMap is one of the ConfigMaps that the control plane reads; it may read no others.
+func (c *Clusters) configMap(name string) watched {
+	return watched{name: "configmap " + name, sample: &corev1.ConfigMap{},
+		key: func(metav1.Object) mesh.Key { return mesh.Key{} },
 		lw: func(k *Client) cache.ListerWatcher {
 			m := k.kube.CoreV1().ConfigMaps(c.local.Namespace)
-			return listWatch(m.List, m.Watch, "")
+			return listWatch(m.List, m.Watch, "metadata.name="+name)
 		},
-		convert: func(f *feed, o runtime.Object) mesh.Object {
-			about := mesh.Key{Cluster: c.local.ID, Kind: "ConfigMap", Namespace: c.local.Namespace, Name: c.local.MeshName}
-			m, findings := meshConfig(about, o.(*corev1.ConfigMap).Data)
-			f.found(about, findings)
-			if f.resolve != nil {
-				f.resolve.remember(f, m, networkNames(m.Networks))
-			}
-			return m
-		},
+		convert: func(*feed, runtime.Object) mesh.Object { return nil },
 		tap: func(name string, o runtime.Object) {
 			var data map[string]string
 			if m, _ := o.(*corev1.ConfigMap); m != nil {
@@ -291,6 +280,23 @@ func (c *Clusters) configMaps() watched {
 				c.local.ConfigMap(name, data)
 			}
 		}}
+}
+
+// meshConfigMap is the one with the mesh's settings.
+func (c *Clusters) meshConfigMap() watched {
+	w := c.configMap(c.local.MeshName)
+	w.kind, w.sticky = mesh.KindMeshConfig, true
+	w.key = func(metav1.Object) mesh.Key { return mesh.Key{Cluster: c.local.ID, Kind: mesh.KindMeshConfig} }
+	w.convert = func(f *feed, o runtime.Object) mesh.Object {
+		about := mesh.Key{Cluster: c.local.ID, Kind: "ConfigMap", Namespace: c.local.Namespace, Name: c.local.MeshName}
+		m, findings := meshConfig(about, o.(*corev1.ConfigMap).Data)
+		f.found(about, findings)
+		if f.resolve != nil {
+			f.resolve.remember(f, m, networkNames(m.Networks))
+		}
+		return m
+	}
+	return w
 }
 
 // remoteSecret notes a Secret of the namespace, or that it has gone.

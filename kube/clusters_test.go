@@ -27,6 +27,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
+	rights "github.com/carrick-mesh/carrick/schema/access"
 )
 
 const patience = 30 * time.Second
@@ -157,7 +158,7 @@ func reader(t testing.TB, s *kubetest.Server) string {
 	if _, err := s.Client.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
-	role := &rbac.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "istio-reader-clusterrole"}, Rules: ReaderRules()}
+	role := &rbac.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "istio-reader-clusterrole"}, Rules: rights.Reader()}
 	if _, err := s.Client.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}

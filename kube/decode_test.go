@@ -137,7 +137,7 @@ func TestMeshNetworksNames(t *testing.T) {
 	f := newFeed("c", Sink{Events: func(es []mesh.Event) { told, _ = es[0].Object.(*mesh.MeshConfig) }, Findings: func(mesh.Key, []mesh.Finding) {}}, r)
 	f.live = true
 	c := &Clusters{local: Local{ID: "c", Namespace: "istio-system", MeshName: "istio"}}
-	o := c.configMaps().convert(f, &corev1.ConfigMap{Data: map[string]string{
+	o := c.meshConfigMap().convert(f, &corev1.ConfigMap{Data: map[string]string{
 		"meshNetworks": "networks: {n2: {gateways: [{address: gw.example.com, port: 15443}, {address: 192.0.2.9, port: 15443}]}}"}})
 	f.set([]mesh.Event{{Object: o}})
 	if told == nil || len(told.Addresses) != 0 {

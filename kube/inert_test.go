@@ -25,6 +25,7 @@ import (
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
 	"github.com/carrick-mesh/carrick/schema"
+	rights "github.com/carrick-mesh/carrick/schema/access"
 )
 
 var crdResource = apischema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
@@ -232,7 +233,7 @@ func TestKindsThatMayNotBeRead(t *testing.T) {
 	}
 	const name = "istiod"
 	must(s.Client.CoreV1().ServiceAccounts("istio-system").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
-	role := &rbac.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: append(append(ReaderRules(), NamespaceRules()...),
+	role := &rbac.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: append(append(rights.Reader(), rights.ControlPlaneNamespace("")...),
 		rbac.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}},
 		rbac.PolicyRule{APIGroups: []string{schema.Networking}, Resources: []string{"gateways"}, Verbs: []string{"get", "list", "watch"}})}
 	role = must(s.Client.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{}))(t)

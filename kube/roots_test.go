@@ -22,6 +22,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/mesh"
+	rights "github.com/carrick-mesh/carrick/schema/access"
 )
 
 // root makes a root certificate, in PEM.
@@ -127,7 +128,7 @@ func TestRootsOfClusters(t *testing.T) {
 	}
 
 	ctx := t.Context()
-	must(two.Client.RbacV1().Roles("istio-system").Create(ctx, &rbac.Role{ObjectMeta: metav1.ObjectMeta{Name: "istio-reader"}, Rules: ReaderNamespaceRules()}, metav1.CreateOptions{}))(t)
+	must(two.Client.RbacV1().Roles("istio-system").Create(ctx, &rbac.Role{ObjectMeta: metav1.ObjectMeta{Name: "istio-reader"}, Rules: rights.ReaderNamespace()}, metav1.CreateOptions{}))(t)
 	must(two.Client.RbacV1().RoleBindings("istio-system").Create(ctx, &rbac.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "istio-reader"},
 		RoleRef:  rbac.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "istio-reader"},
 		Subjects: []rbac.Subject{{Kind: "ServiceAccount", Namespace: "istio-system", Name: "istio-reader-service-account"}}}, metav1.CreateOptions{}))(t)

@@ -7,13 +7,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	rights "github.com/carrick-mesh/carrick/schema/access"
 )
 
 // The ConfigMaps of every namespace with what its workloads verify peers with, and their keys.
 const (
-	RootsConfigMap   = "istio-ca-root-cert"
+	RootsConfigMap   = rights.RootsConfigMap
 	RootsKey         = "root-cert.pem"
-	RevokedConfigMap = "istio-ca-crl"
+	RevokedConfigMap = rights.RevokedConfigMap
 	RevokedKey       = "ca-crl.pem"
 )
 

@@ -268,45 +268,27 @@ func (c *controller) write(ctx context.Context, s *corev1.Service, a pool.Assign
 	}
 }
 
+// patch writes a Service's status, and the mark of who gave its addresses with it: the API server takes
+// metadata by the status as well, so the controller may change nothing else of a Service.
 func (c *controller) patch(ctx context.Context, s *corev1.Service, a pool.Assignment) error {
 	var mark any // null removes it
 	if len(a.Addresses) > 0 {
 		mark = a.Pool
 	}
-	services := c.kube.CoreV1().Services(s.Namespace)
-	setMark := func() error {
-		if annotation(s.Annotations, annFrom) == a.Pool && s.Annotations[oldPrefix+annFrom] == "" {
-			return nil
-		}
-		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{prefix + annFrom: mark, oldPrefix + annFrom: nil}}})
-		if err != nil {
-			return err
-		}
-		_, err = services.Patch(ctx, s.Name, types.MergePatchType, data, metav1.PatchOptions{})
+	list := []map[string]any{}
+	for _, x := range a.Addresses {
+		list = append(list, map[string]any{"ip": x.String()})
+	}
+	change := map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": list}}}
+	if annotation(s.Annotations, annFrom) != a.Pool || s.Annotations[oldPrefix+annFrom] != "" {
+		change["metadata"] = map[string]any{"annotations": map[string]any{prefix + annFrom: mark, oldPrefix + annFrom: nil}}
+	}
+	data, err := json.Marshal(change)
+	if err != nil {
 		return err
 	}
-	setStatus := func() error {
-		list := []map[string]any{}
-		for _, x := range a.Addresses {
-			list = append(list, map[string]any{"ip": x.String()})
-		}
-		data, err := json.Marshal(map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": list}}})
-		if err != nil {
-			return err
-		}
-		_, err = services.Patch(ctx, s.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
-		return err
-	}
-	if len(a.Addresses) > 0 {
-		if err := setMark(); err != nil {
-			return err
-		}
-		return setStatus()
-	}
-	if err := setStatus(); err != nil {
-		return err
-	}
-	return setMark()
+	_, err = c.kube.CoreV1().Services(s.Namespace).Patch(ctx, s.Name, types.MergePatchType, data, metav1.PatchOptions{}, "status")
+	return err
 }
 
 func texts(addrs []netip.Addr) []string {

@@ -21,14 +21,14 @@ func Rules() []rbac.PolicyRule {
 		}
 	}
 	rules := []rbac.PolicyRule{
-		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{"apiextensions.k8s.io"}, Resources: []string{"customresourcedefinitions"}, Verbs: []string{"list", "watch"}},
 	}
 	for _, g := range groups {
 		slices.Sort(read[g])
 		rules = append(rules, rbac.PolicyRule{APIGroups: []string{g}, Resources: read[g], Verbs: []string{"get", "list", "watch"}})
 		if len(status[g]) > 0 {
 			slices.Sort(status[g])
-			rules = append(rules, rbac.PolicyRule{APIGroups: []string{g}, Resources: status[g], Verbs: []string{"update", "patch"}})
+			rules = append(rules, rbac.PolicyRule{APIGroups: []string{g}, Resources: status[g], Verbs: []string{"update"}})
 		}
 	}
 	return rules

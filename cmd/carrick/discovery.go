@@ -166,7 +166,7 @@ func runDiscovery(ctx context.Context, o discoveryOptions, scopes *log.Scopes) e
 	d.control = control.New(control.Config{
 		HTTP10: d.options.http10,
 		Mesh:   mesh.Settings{Cluster: o.cluster, SystemNamespace: o.namespace, Domain: o.domain},
-		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
+		Local:  kube.Local{Config: config, MeshName: d.named("istio"), Injector: d.named("istio-sidecar-injector"), Account: d.named("istiod"), ConfigMap: d.sawConfigMap, Secret: d.sawSecret},
 		Report: d.findings.fromControl, Log: scopes.Logger("ads"),
 		Instance: fmt.Sprintf(`{"Component":"istiod","ID":%q,"Info":{"version":%q}}`, o.pod, version),
 	})
