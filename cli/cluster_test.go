@@ -243,7 +243,7 @@ func TestMayUpgrade(t *testing.T) {
 
 func TestManifestOf(t *testing.T) {
 	s := &install.State{Name: install.ControlPlane, Namespace: "istio-system", Version: "0.1.0", Sets: []string{"profile=demo", "hub=example.com/x", "tag=0.1.0"}}
-	m, err := manifestOf(s, "0.2.0")
+	m, err := manifestOf(s, "0.2.0", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestManifestOf(t *testing.T) {
 		t.Errorf("pinned: %v", p)
 	}
 	s.Sets = append(s.Sets, "components.pilot.tag=0.1.0")
-	if m, err = manifestOf(s, "0.2.0"); err != nil {
+	if m, err = manifestOf(s, "0.2.0", 0); err != nil {
 		t.Fatal(err)
 	}
 	if p := pinned(m, "0.2.0"); len(p) != 1 || p[0] != "Deployment istiod runs example.com/x/carrick:0.1.0" {

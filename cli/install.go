@@ -115,6 +115,7 @@ type installOptions struct {
 }
 
 func runInstall(cmd *cobra.Command, c *cluster, cfg *install.Config, o installOptions) error {
+	cfg.OnNodes(c.Nodes(cmd.Context()))
 	m, err := cfg.Render()
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ func (a *app) health(ctx context.Context, m *member) (bad findings) {
 			}
 		}
 	}
+	bad = append(bad, a.held(ctx, m)...)
 	if off, err := m.clock(ctx); err == nil && (off > clockBound || off < -clockBound) {
 		bad.add("%s: the clock of its API server is %v off this machine's; certificates need right clocks: set up NTP on its nodes", m.context, off.Round(time.Second))
 	}

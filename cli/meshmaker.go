@@ -298,16 +298,17 @@ func (m *meshMaker) planObject(ctx context.Context, c meshCluster, k *cluster, g
 
 func (m *meshMaker) planControlPlane(ctx context.Context, c meshCluster, k *cluster) ([]step, error) {
 	s, err := m.planInstall(ctx, c, k, "control plane", func() (*install.Manifest, error) {
-		return m.render(m.file.operator(c), m.sets(c))
+		return m.render(m.file.operator(c), m.sets(c), k.Nodes(ctx))
 	})
 	return []step{s}, err
 }
 
-func (m *meshMaker) render(op map[string]any, sets []string) (*install.Manifest, error) {
+func (m *meshMaker) render(op map[string]any, sets []string, nodes int) (*install.Manifest, error) {
 	cfg, err := install.Resolve([]map[string]any{op}, sets, m.app.version)
 	if err != nil {
 		return nil, err
 	}
+	cfg.OnNodes(nodes)
 	return cfg.Render()
 }
 
@@ -317,7 +318,7 @@ func (m *meshMaker) planGateway(ctx context.Context, c meshCluster, k *cluster) 
 		return nil, nil
 	}
 	s, err := m.planInstall(ctx, c, k, "east-west gateway", func() (*install.Manifest, error) {
-		return m.render(eastwestOperator(m.file.MeshID, c.Name, c.Network, ""), m.sets(c))
+		return m.render(eastwestOperator(m.file.MeshID, c.Name, c.Network, ""), m.sets(c), 0)
 	})
 	if err != nil {
 		return nil, err

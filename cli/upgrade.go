@@ -95,7 +95,7 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s has no version before %s.\n", c.context, s.Name, s.Version)
 			continue
 		}
-		m, err := manifestOf(s, to)
+		m, err := manifestOf(s, to, c.Nodes(cmd.Context()))
 		if err != nil {
 			return c.wrong(err)
 		}
@@ -185,8 +185,8 @@ func upgradeRank(s *install.State) int {
 	return 1
 }
 
-// manifestOf renders an installation again, with its own settings and another version.
-func manifestOf(s *install.State, version string) (*install.Manifest, error) {
+// manifestOf renders an installation again, with its own settings and another version, for so many nodes.
+func manifestOf(s *install.State, version string, nodes int) (*install.Manifest, error) {
 	if s.Name == install.LBName {
 		l := lbFlags{sets: withTag(s.Sets, version)}
 		lc, err := l.config(version)
@@ -206,6 +206,7 @@ func manifestOf(s *install.State, version string) (*install.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.OnNodes(nodes)
 	return cfg.Render()
 }
 

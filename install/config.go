@@ -47,6 +47,19 @@ type Config struct {
 	hub     string
 	tag     string
 	full    map[string]any // values as merged
+	nodes   int            // that pods can run on; 0 if it is not known
+}
+
+// OnNodes says how many nodes the control plane can run on. Where there are two or more it has two
+// replicas, unless files say otherwise: while none answers, pods can neither be made nor learn of others.
+func (c *Config) OnNodes(n int) { c.nodes = n }
+
+// leastReplicas is how many replicas the control plane has if nothing says so.
+func (c *Config) leastReplicas() int32 {
+	if c.nodes >= 2 {
+		return 2
+	}
+	return 1
 }
 
 // Domain returns the DNS domain of the cluster's Services.

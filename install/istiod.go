@@ -58,6 +58,9 @@ func istiod(c *Config) ([]*unstructured.Unstructured, string, error) {
 		typed = append(typed, budget(name, c.Namespace, "pilot", labels, deploy.Spec.Selector, comp.K8s.PodDisruptionBudget))
 	}
 	v := c.vals.Pilot
+	if v.AutoscaleMin == nil && (comp.K8s.HPASpec == nil || comp.K8s.HPASpec.MinReplicas == nil) {
+		v.AutoscaleMin = ptr.To(c.leastReplicas())
+	}
 	h, err := autoscaler(meta(name, c.Namespace, "pilot", labels),
 		scaling{comp.K8s.HPASpec, v.AutoscaleEnabled, v.AutoscaleMin, v.AutoscaleMax}, "spec.components.pilot.k8s.hpaSpec")
 	if err != nil {
@@ -200,7 +203,7 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 	}
 	replicas := comp.K8s.ReplicaCount
 	if replicas == nil {
-		replicas = first(p.ReplicaCount, ptr.To[int32](1))
+		replicas = first(p.ReplicaCount, ptr.To(c.leastReplicas()))
 	}
 	podLabels := maps.Clone(labels)
 	podLabels["sidecar.istio.io/inject"] = "false"
@@ -255,6 +258,10 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 		pod.Spec.Containers[0].Resources = *p.Resources
 	}
 	pod.Spec.NodeSelector, pod.Spec.Tolerations = p.NodeSelector, p.Tolerations
+	if c.nodes >= 2 {
+		pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
+			WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: istiodSelector(c)}}}
+	}
 	c.overlayPod(d, comp.K8s)
 	return d, nil
 }

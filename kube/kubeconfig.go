@@ -125,7 +125,7 @@ func cause(err error, server string) string {
 	case errors.As(err, &unverified):
 		return "the API server's certificate is not trusted with the remote secret's certificate-authority-data (a proxy in front of it has a CA of its own): " + unverified.Err.Error() + "; " + again
 	case u != nil && loopback(u.Hostname()):
-		return "the kubeconfig's server " + server + " is a loopback address, which means the control plane's own pod; " + again + " --server https://HOST:PORT, as this cluster reaches it"
+		return err.Error() + "; the kubeconfig's server " + server + " is a loopback address, which means the control plane's own pod; " + again + " --server https://HOST:PORT, as this cluster reaches it"
 	}
 	return err.Error()
 }
