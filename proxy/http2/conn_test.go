@@ -724,41 +724,6 @@ func TestCookiesAreJoined(t *testing.T) {
 	}
 }
 
-func FuzzServer(f *testing.F) {
-	cl := NewClient(Options{}, &client{})
-	s := cl.Open(&exchange{})
-	s.SendHead(get("POST", "/"), false)
-	s.SendData([]byte("hello"))
-	s.SendEnd(nil)
-	f.Add(cl.Take(nil)[len(Preface):])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		srv := NewServer(Options{}, &echo{})
-		if srv.Feed([]byte(Preface)) != nil {
-			t.Fatal("preface")
-		}
-		srv.Feed(b)
-		srv.Take(nil)
-	})
-}
-
-func FuzzClient(f *testing.F) {
-	srv := NewServer(Options{}, &echo{})
-	cl := NewClient(Options{}, &client{})
-	cl.Open(&exchange{}).SendHead(get("GET", "/"), true)
-	srv.Feed(cl.Take(nil))
-	f.Add(srv.Take(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		cl := NewClient(Options{}, &client{})
-		for range 3 {
-			s := cl.Open(&exchange{})
-			s.SendHead(get("POST", "/"), false)
-			s.SendData(make([]byte, 100_000))
-		}
-		cl.Feed(b)
-		cl.Take(nil)
-	})
-}
-
 // BenchmarkRequest is a small request and its response through both sides.
 func BenchmarkRequest(b *testing.B) {
 	srv := NewServer(Options{MaxStreams: 1000}, &echo{})
