@@ -274,8 +274,7 @@ type downstream struct {
 
 // open begins a connection.
 func (w *worker) open(fd int, peer netip.AddrPort, l *config.Listener) {
-	if w.account.full() {
-		w.p.stats.Listener(l.StatName).Shard(w.idx).CxOverload.Inc()
+	if w.refuses(l) {
 		loop.CloseFD(fd)
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"runtime/debug"
 
 	"github.com/carrick-mesh/carrick/proxy/accesslog"
+	"github.com/carrick-mesh/carrick/proxy/config"
+	"github.com/carrick-mesh/carrick/proxy/stats"
 )
 
 const (
@@ -61,6 +63,20 @@ func memory(asked int64) int64 {
 // Held returns how many bytes all workers hold for connections and requests, as of the last second.
 func (p *Proxy) Held() int64 { return p.stats.Process.Held.Value() }
 
+// refuses reports whether a new connection of l is one too many, and counts it then.
+func (w *worker) refuses(l *config.Listener) bool {
+	st := func() *stats.Listener { return w.p.stats.Listener(l.StatName).Shard(w.idx) }
+	switch most := w.p.connections; {
+	case w.account.full() && !l.Bypass:
+		st().CxOverload.Inc()
+	case most > 0 && !l.NoLimit && w.p.Connections() >= most:
+		st().CxGlobalOverflow.Inc()
+	default:
+		return false
+	}
+	return true
+}
+
 // measure brings c's part of the account up to date.
 func (c *conn) measure() {
 	if c.closed {
@@ -114,7 +130,7 @@ func (s *stream) weigh(n int) {
 
 // overloaded refuses a request for which there is no room.
 func (s *stream) overloaded() bool {
-	if !s.w.account.busy() && s.d.c.holds() < maxConn {
+	if !s.w.account.busy() && s.d.c.holds() < maxConn || s.d.listener.Bypass {
 		return false
 	}
 	s.flags |= accesslog.OverloadManager

@@ -248,3 +248,46 @@ func testLargeBodiesRepeat(t *testing.T, run func(string)) {
 		}
 	}
 }
+
+// TestConnectionLimit: of the connections that the bootstrap allows, one more is closed and counted, but
+// not where the listener is exempt.
+func TestConnectionLimit(t *testing.T) {
+	app := backend(t, func(http.ResponseWriter, *http.Request) {})
+	port, free := freePort(t), freePort(t)
+	r := &rig{t: t, log: &lockedBuffer{}}
+	startWith(t, r, Options{Concurrency: 2, Connections: 3})
+	exempt := strings.Replace(httpListener(free, fmt.Sprintf(allTo, "b"), ""), "    address:", "    ignore_global_conn_limit: true\n    address:", 1)
+	r.apply(bootstrap(httpListener(port, fmt.Sprintf(allTo, "b"), "")+exempt, clusterYAML("b", "", app)))
+	served := func(port int) (net.Conn, bool) {
+		c := connect(t, port)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		n, _ := c.Read(make([]byte, 1000))
+		return c, n > 0
+	}
+	var first net.Conn
+	for i := range 3 {
+		c, ok := served(port)
+		if first = c; !ok {
+			t.Fatalf("connection %d is refused", i)
+		}
+	}
+	if _, ok := served(port); ok {
+		t.Error("the fourth connection is served")
+	}
+	c, ok := served(free)
+	if !ok {
+		t.Error("a connection of the exempt listener is refused")
+	}
+	c.Close()
+	var refused uint64
+	r.on(func(w *worker) {
+		for _, l := range r.Config().Listeners {
+			refused += r.Stats().Listener(l.StatName).Shard(w.idx).CxGlobalOverflow.Value()
+		}
+	})
+	if refused != 1 {
+		t.Errorf("%d connections are counted as refused", refused)
+	}
+	first.Close()
+	eventually(t, "there is room again", func() bool { _, ok := served(port); return ok })
+}

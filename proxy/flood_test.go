@@ -85,6 +85,7 @@ func abuse(t *testing.T, cases []abuser) {
 					clusterYAML("hole", manyMay, hole(t))+clusterYAML("chatter", manyMay, chatter)+clusterYAML("inbound", "", app)))
 			debug.FreeOSMemory()
 			w := v.watch()
+			defer w.end() // if the case gives up
 			c.run(v)
 			held, rss, answers := w.end()
 			for _, c := range v.conns {
@@ -154,6 +155,7 @@ const abused = `
 type watcher struct {
 	v         *victim
 	stop      chan struct{}
+	once      sync.Once
 	wg        sync.WaitGroup
 	held, rss atomic.Int64
 	answers   atomic.Int64
@@ -209,7 +211,7 @@ func (v *victim) watch() *watcher {
 }
 
 func (w *watcher) end() (held, grown, answers int64) {
-	close(w.stop)
+	w.once.Do(func() { close(w.stop) })
 	w.wg.Wait()
 	return w.held.Load(), w.rss.Load(), w.answers.Load()
 }

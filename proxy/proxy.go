@@ -34,6 +34,8 @@ type Options struct {
 	// Memory is how many bytes all loops may hold for connections and requests; at it new ones are
 	// refused. 0: half of Go's memory limit, at most 1 GiB. The process takes about twice as much.
 	Memory int64
+	// Connections bounds the connections of clients; 0: no bound.
+	Connections int64
 	// Stats is where to count, with at least Concurrency shards; nil: a store of the proxy's own.
 	Stats  *stats.Store
 	Logger *slog.Logger // nil: nothing is logged
@@ -45,22 +47,23 @@ type Options struct {
 // Proxy is one data plane. New makes it, Run runs it, Apply configures it; all other methods may be
 // called at any time from any goroutine.
 type Proxy struct {
-	log       *slog.Logger
-	secrets   Secrets
-	workers   []*worker
-	load      []atomic.Int64 // downstream connections by worker
-	snap      atomic.Pointer[snapshot]
-	tls       tlsContexts
-	connID    atomic.Uint64
-	faults    atomic.Int64 // requests being delayed by the fault filter
-	logs      *accesslog.Writer
-	stats     *stats.Store
-	own       atomic.Pointer[own]
-	draining  atomic.Bool
-	started   time.Time
-	memory    int           // that workers may hold
-	lastPanic atomic.Int64  // when one was logged, in seconds
-	grace     time.Duration // DrainTime
+	log         *slog.Logger
+	secrets     Secrets
+	workers     []*worker
+	load        []atomic.Int64 // downstream connections by worker
+	snap        atomic.Pointer[snapshot]
+	tls         tlsContexts
+	connID      atomic.Uint64
+	faults      atomic.Int64 // requests being delayed by the fault filter
+	logs        *accesslog.Writer
+	stats       *stats.Store
+	own         atomic.Pointer[own]
+	draining    atomic.Bool
+	started     time.Time
+	memory      int           // that workers may hold
+	connections int64         // of clients, at most; 0: no bound
+	lastPanic   atomic.Int64  // when one was logged, in seconds
+	grace       time.Duration // DrainTime
 
 	mu      sync.Mutex // held by Apply, Drain and the start and end of Run
 	sockets map[socketKey]*socket
@@ -85,7 +88,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Secrets == nil {
 		o.Secrets = noSecrets{}
 	}
-	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger), grace: cmp.Or(o.DrainTime, 45*time.Second), memory: int(memory(o.Memory))}
+	p := &Proxy{log: o.Logger, secrets: o.Secrets, sockets: map[socketKey]*socket{}, started: time.Now(), logs: accesslog.NewWriter(o.Logger), grace: cmp.Or(o.DrainTime, 45*time.Second), memory: int(memory(o.Memory)), connections: o.Connections}
 	if p.stats = o.Stats; p.stats == nil {
 		p.stats = stats.NewStore(o.Concurrency, stats.Local{})
 	}

@@ -71,7 +71,7 @@ func (w *worker) serveTCP(d *downstream) {
 		w.loop.Arm(&t.most, m)
 	}
 	t.countTCP()
-	if w.account.busy() {
+	if w.account.busy() && !d.listener.Bypass {
 		t.flags |= accesslog.OverloadManager
 		d.lstat.CxOverload.Inc()
 		t.finish()

@@ -123,7 +123,7 @@ func runEnvoy(ctx context.Context, e environment, args []string) error {
 		o.concurrency = runtime.NumCPU()
 	}
 	runtime.GOMAXPROCS(o.concurrency + 1) // a loop holds on to its processor while it is busy
-	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Memory: half(machine), Logger: log, DrainTime: time.Duration(o.drainTime) * time.Second})
+	px, err := proxy.New(proxy.Options{Concurrency: o.concurrency, Memory: bound(boot.Overload.Heap), Connections: boot.Overload.Connections, Logger: log, DrainTime: time.Duration(o.drainTime) * time.Second})
 	if err != nil {
 		return fmt.Errorf("the proxy: %w", err)
 	}

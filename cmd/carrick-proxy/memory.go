@@ -94,3 +94,12 @@ func half(root string) int64 {
 	}
 	return least / 2
 }
+
+// bound returns what connections and requests may hold where the heap may become so large: half of it, for
+// the garbage collector needs the other; 0: half of the memory there is.
+func bound(heap int64) int64 {
+	if heap > 0 {
+		return heap / 2
+	}
+	return half(machine)
+}

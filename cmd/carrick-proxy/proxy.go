@@ -31,6 +31,7 @@ func runProxy(ctx context.Context, e environment, args []string) error {
 	// The path of a request does not allocate, so a collection is rare and memory what counts.
 	debug.SetGCPercent(50)
 	runtime.MemProfileRate = 0 // its table is more than a megabyte; the admin path /heapprofiler switches it on
+	o.Memory = half(machine)
 	go giveBack(ctx)
 	return agent.Run(ctx, o)
 }
@@ -83,7 +84,6 @@ func proxyOptions(e environment, args []string, dir string) (agent.Options, erro
 	o.Output = e.getenv("OUTPUT_CERTS")
 	o.Version = version
 	o.CAAddress = e.getenv("CA_ADDR")
-	o.Memory = half(machine)
 	o.Concurrency = *concurrency
 	if o.Concurrency == 0 && o.Config.Concurrency == nil && o.Router {
 		o.Concurrency, _ = strconv.Atoi(e.getenv("ISTIO_CPU_LIMIT")) // absent or 0: one per CPU

@@ -22,7 +22,8 @@ type Bootstrap struct {
 	Admin  netip.AddrPort // not valid: no admin port
 	Static []Source       // listeners, clusters, secrets
 	// ADS names the static cluster of the ADS server; empty: there is none.
-	ADS string
+	ADS      string
+	Overload Overload
 	// Proto is the bootstrap itself, for dumps.
 	Proto *bootstrap.Bootstrap
 }
@@ -77,6 +78,10 @@ func (b *Bootstrap) compile(m *bootstrap.Bootstrap) error {
 			return in("admin.address.socket_address", err)
 		}
 		b.Admin = ap
+	}
+	var err error
+	if b.Overload, err = compileOverload(m.OverloadManager); err != nil {
+		return in("overload_manager", err)
 	}
 	if err := b.compileDynamic(m.DynamicResources); err != nil {
 		return in("dynamic_resources", err)

@@ -30,6 +30,8 @@ func compileListener(m *listener.Listener, ns *needs) (*Listener, error) {
 		Transparent:       m.Transparent.GetValue(),
 		Freebind:          m.Freebind.GetValue(),
 		Backlog:           int(orUint32(m.TcpBacklogSize, 0)),
+		NoLimit:           m.IgnoreGlobalConnLimit,
+		Bypass:            m.BypassOverloadManager,
 		BufferLimit:       orUint32(m.PerConnectionBufferLimitBytes, 1<<20),
 		MaxAccepts:        int(orUint32(m.MaxConnectionsToAcceptPerSocketEvent, 0)),
 		FilterTimeout:     orDuration(m.ListenerFiltersTimeout, 15*time.Second),

@@ -30,6 +30,8 @@ type Listener struct {
 	Transparent    bool
 	Freebind       bool
 	Backlog        int
+	NoLimit        bool   // its connections are taken beyond Overload.Connections
+	Bypass         bool   // nothing is refused for want of memory
 	BufferLimit    uint32 // soft limit of buffers per connection; default 1 MiB
 	// MaxAccepts bounds the connections accepted per readiness event; 0: no bound.
 	MaxAccepts int

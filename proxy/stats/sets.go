@@ -135,6 +135,7 @@ type Listener struct {
 	CxDestroy        Counter   `stat:"downstream_cx_destroy"`
 	CxOverflow       Counter   `stat:"downstream_cx_overflow"`
 	CxOverload       Counter   `stat:"downstream_cx_overload_reject"`
+	CxGlobalOverflow Counter   `stat:"downstream_global_cx_overflow"`
 	CxLengthMS       Histogram `stat:"downstream_cx_length_ms"`
 	PreCxTimeout     Counter   `stat:"downstream_pre_cx_timeout"`
 	NoFilterChain    Counter   `stat:"no_filter_chain_match"`
