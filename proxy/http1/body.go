@@ -135,7 +135,7 @@ func (d *Body) Next(p []byte, t *header.Header) (data []byte, used int, err erro
 // trailers gathers the trailer section up to its empty line.
 func (d *Body) trailers(p []byte, t *header.Header) (used int, err error) {
 	had := len(d.tail)
-	d.tail = append(d.tail, p[:min(len(p), maxTrailers)]...)
+	d.tail = append(d.tail, p[:min(len(p), maxTrailers+1)]...)
 	var n int
 	switch {
 	case len(d.tail) >= 2 && d.tail[0] == '\r' && d.tail[1] == '\n':
@@ -143,13 +143,12 @@ func (d *Body) trailers(p []byte, t *header.Header) (used int, err error) {
 	default:
 		n = End(d.tail, had)
 	}
-	if n == 0 {
-		switch {
-		case BareLF(d.tail, had):
-			return 0, ErrField
-		case len(d.tail) >= maxTrailers:
-			return 0, ErrTooLarge
-		}
+	switch {
+	case n > maxTrailers, n == 0 && len(d.tail) > maxTrailers:
+		return 0, ErrTooLarge
+	case n == 0 && BareLF(d.tail, had):
+		return 0, ErrField
+	case n == 0:
 		return len(p), nil
 	}
 	d.state = done
@@ -158,7 +157,7 @@ func (d *Body) trailers(p []byte, t *header.Header) (used int, err error) {
 			t = new(header.Header) // what is dropped must be right all the same
 		}
 		b := t.Load(d.tail[:n])
-		var m Message
+		m := Message{Minor: 1}
 		var o Options
 		if err := fields(b, 0, t, &m, &o, false, false); err != nil {
 			return 0, err

@@ -263,3 +263,36 @@ func BenchmarkRequest(b *testing.B) {
 		dst = AppendRequest(dst[:0], &h, Framing{})
 	}
 }
+
+// TestTrailers: a trailer section is held to its form and its bound, whether it is kept or dropped, and
+// however it is cut into pieces.
+func TestTrailers(t *testing.T) {
+	line := "x: " + strings.Repeat("y", 1000) + "\r\n"
+	for in, want := range map[string]error{
+		"\r\n":                               nil,
+		"x: y\r\n\r\n":                       nil,
+		strings.Repeat(line, 50) + "\r\n":    nil,
+		strings.Repeat(line, 70) + "\r\n":    ErrTooLarge,
+		strings.Repeat("z", 70_000):          ErrTooLarge,
+		"bad line\r\n\r\n":                   ErrField,
+		"x: y\n\n":                           ErrField,
+		"x: \x00\r\n\r\n":                    ErrField,
+		"transfer-encoding: chunked\r\n\r\n": ErrField,
+	} {
+		for _, piece := range []int{1, 1000, 40_000, 100_000} {
+			for _, keep := range []*header.Header{nil, {}} {
+				var b Body
+				b.Chunked()
+				rest, err := []byte("0\r\n"+in), error(nil)
+				for len(rest) > 0 && err == nil && !b.Done() {
+					n := min(piece, len(rest))
+					_, n, err = b.Next(rest[:n], keep)
+					rest = rest[n:]
+				}
+				if err != want || want == nil && (!b.Done() || len(rest) > 0) {
+					t.Errorf("%.40q in pieces of %d: %v, done %v, %d left; want %v", in, piece, err, b.Done(), len(rest), want)
+				}
+			}
+		}
+	}
+}
