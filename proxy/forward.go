@@ -299,7 +299,14 @@ func (s *stream) finishRequest(r *config.Route) bool {
 		return false
 	}
 	if !s.suppresses() {
-		if t := a.Timeout; t > 0 {
+		t := a.Timeout
+		if p := a.Retry; p != nil && p.PerTryTimeout > 0 && (t == 0 || p.PerTryTimeout < t) {
+			t = p.PerTryTimeout
+		}
+		if a.GRPCTimeoutMax >= 0 && isGRPC(h) && h.Has("grpc-timeout") {
+			t = 0 // the client's own holds, and it knows that
+		}
+		if t > 0 {
 			h.Set("x-envoy-expected-rq-timeout-ms", view(strconv.AppendInt(s.w.scratch[:0], int64(t/time.Millisecond), 10)))
 		}
 	}

@@ -140,7 +140,7 @@ func serverName(b []byte) (name, text string) {
 }
 
 func inName(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '*' || c == ':'
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == ':'
 }
 
 // lower returns b in lower case.

@@ -42,7 +42,7 @@ func (p *pool) acquire(s *stream) {
 		s.attach(u.call())
 		return
 	}
-	for len(p.idle) > 0 {
+	for len(p.idle) > 0 && !s.fresh {
 		u := p.pop()
 		if u.c.closed {
 			continue

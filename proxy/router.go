@@ -385,7 +385,7 @@ func (s *stream) beforeAttempt() {
 // failed handles an attempt that got no response.
 func (s *stream) failed(f failure) {
 	s.closeAttempt()
-	s.transport = f.transport
+	s.transport = underscore(f.transport)
 	if s.retryReset(f.reason) {
 		return
 	}
@@ -408,13 +408,19 @@ func (s *stream) failed(f failure) {
 	body += "reset reason: " + f.reason.text()
 	details := underscore(f.reason.text())
 	if f.transport != "" {
-		details += "|" + underscore(f.transport)
+		details += "|" + s.transport
 	}
 	status := 503
 	if f.reason == protocolError {
 		status = 502
 	}
-	s.finalFailure(status, body, "upstream_reset_before_response_started{"+details+"}")
+	details = "upstream_reset_before_response_started{" + details + "}"
+	if f.reason == overflow && !s.suppresses() { // tells peers not to try again at once
+		s.detach()
+		s.replyBody(status, []byte(body), "text/plain", details, func(h *header.Header) { h.Add("x-envoy-overloaded", "true") })
+		return
+	}
+	s.finalFailure(status, body, details)
 }
 
 // finalFailure answers that there is no answer.

@@ -83,6 +83,7 @@ type stream struct {
 	retries uint32 // left
 	attempt int
 	avoid   bool // the hosts tried, whatever the policy says
+	fresh   bool // the next attempt over HTTP/1 goes over a new connection: it may be the request that ends them
 	open    bool // counts in the breaker of requests
 
 	reqDone   bool // the whole request has come
@@ -426,7 +427,7 @@ func (s *stream) upReset(f failure, got, innocent bool) {
 	if innocent && !got && s.keep && s.attempt < maxAttempts && again {
 		// The host closed an idle connection just as we used it, or the way to it is cut
 		// (RFC 9110, 9.2.2), or it closes the connection (RFC 9113, 8.7): another host, if there is one.
-		s.avoid = true
+		s.avoid, s.fresh = true, true
 		s.tried = append(s.tried, s.member.host)
 		s.closeAttempt()
 		s.try()

@@ -10,7 +10,6 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"go.yaml.in/yaml/v3"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/carrick-mesh/carrick/resource"
@@ -42,8 +41,8 @@ func ParseBootstrap(data []byte) (*Bootstrap, error) {
 		data = j
 	}
 	m := &bootstrap.Bootstrap{}
-	if err := protojson.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("bootstrap: decoding: %w", err)
+	if err := decodeBootstrap(data, m); err != nil {
+		return nil, err
 	}
 	return NewBootstrap(m)
 }

@@ -49,7 +49,10 @@ func orBool(v *wrapperspb.BoolValue, def bool) bool {
 }
 
 func compileRegex(pattern string) (*regexp.Regexp, error) {
-	re, err := regexp.Compile(`^(?:` + pattern + `)$`)
+	re, err := regexp.Compile(pattern) // by itself: a parenthesis of its own must not close ours
+	if err == nil {
+		re, err = regexp.Compile(`^(?:` + pattern + `)$`)
+	}
 	if err != nil {
 		return nil, errors.New("is not a regular expression of RE2: " + strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 	}

@@ -2,6 +2,9 @@ package config
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 
 	alog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -37,6 +40,9 @@ func compileLog(l *alog.AccessLog) (*AccessLog, error) {
 		a.Format, err = compileFileFormat(m)
 		if err == nil && m.Path == "" {
 			err = in("path", errors.New("is empty"))
+		}
+		if err == nil {
+			err = in("path", folderOf(m.Path))
 		}
 	case *streamlog.StdoutAccessLog:
 		a.Path = "/dev/stdout"
@@ -225,4 +231,14 @@ func (f *LogFilter) Takes(e *accesslog.Entry, random uint64) bool {
 		}
 	}
 	return false
+}
+
+// folderOf refuses a file whose folder is not there: its lines would be lost.
+func folderOf(path string) error {
+	if i, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("its folder: %w", err)
+	} else if !i.IsDir() {
+		return fmt.Errorf("%s is not a folder", filepath.Dir(path))
+	}
+	return nil
 }

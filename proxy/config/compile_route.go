@@ -234,6 +234,9 @@ func compileAction(m *route.RouteAction, s scope) (*RouteAction, error) {
 		return nil, err
 	}
 	var err error
+	if m.PrefixRewrite != "" && m.RegexRewrite != nil {
+		return nil, in("regex_rewrite", errors.New("does not go with prefix_rewrite: there is one path"))
+	}
 	if a.RegexRewrite, err = compileRewrite(m.RegexRewrite); err != nil {
 		return nil, in("regex_rewrite", err)
 	}
@@ -337,6 +340,9 @@ func compileRetry(m *route.RetryPolicy) (*RetryPolicy, error) {
 		BackoffBase:   orDuration(m.GetRetryBackOff().GetBaseInterval(), 25*time.Millisecond),
 	}
 	p.BackoffMax = orDuration(m.GetRetryBackOff().GetMaxInterval(), 10*p.BackoffBase)
+	if p.BackoffMax < p.BackoffBase {
+		return nil, in("retry_back_off", fmt.Errorf("max_interval %v is below base_interval %v", p.BackoffMax, p.BackoffBase))
+	}
 	for _, s := range strings.Split(m.RetryOn, ",") {
 		if s = strings.TrimSpace(s); s == "" {
 			continue

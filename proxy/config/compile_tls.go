@@ -47,8 +47,13 @@ func compileUpstreamSocket(s *core.TransportSocket, ns *needs) (*UpstreamTLS, er
 		return nil, nil
 	case *tls.UpstreamTlsContext:
 		t := &UpstreamTLS{SNI: m.Sni, AutoHostSNI: m.AutoHostSni, AutoSAN: m.AutoSniSanValidation}
-		err := t.compile(m.CommonTlsContext, ns)
-		return t, in("typed_config", in("common_tls_context", err))
+		if err := t.compile(m.CommonTlsContext, ns); err != nil {
+			return nil, in("typed_config", in("common_tls_context", err))
+		}
+		if t.AutoSAN && t.Validation == nil {
+			return nil, in("typed_config", in("auto_sni_san_validation", errors.New("needs a validation context, without which nothing is verified")))
+		}
+		return t, nil
 	}
 	return nil, in("typed_config", notSupported(s.GetTypedConfig().GetTypeUrl()))
 }

@@ -74,9 +74,9 @@ func TestRefusals(t *testing.T) {
 		{resource.RouteType, rds, routeTable(`request_headers_to_add: [{header: {key: "a b", value: x}}], route: {cluster: c}`), `route configuration "x": virtual_hosts[0].routes[0].request_headers_to_add[0].header.key: "a b" is no header name`},
 		{resource.RouteType, rds, routeTable(`request_headers_to_add: [{header: {key: a, value: "%NOPE%"}}], route: {cluster: c}`), `route configuration "x": virtual_hosts[0].routes[0].request_headers_to_add[0].header.value: %NOPE%: not supported`},
 		{resource.RouteType, rds, routeTable(`request_headers_to_remove: [":path"], route: {cluster: c}`), `route configuration "x": virtual_hosts[0].routes[0].request_headers_to_remove[0]: ":path" cannot be removed`},
-		{resource.RouteType, rds, routeTable(`direct_response: {status: 700}`), `route configuration "x": virtual_hosts[0].routes[0].direct_response.status: 700 is not between 200 and 599`},
+		{resource.RouteType, rds, routeTable(`direct_response: {status: 700}`), `route configuration "x": virtual_hosts[0].routes[0].direct_response.status: 700 is out of range (200-599)`},
 		{resource.RouteType, rds, routeTable(`typed_per_filter_config: {f: ` + anyUnknown + `}, route: {cluster: c}`), `route configuration "x": virtual_hosts[0].routes[0].typed_per_filter_config["f"]: type.googleapis.com/google.protobuf.Empty is not supported`},
-		{resource.RouteType, rds, `{name: x, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {safe_regex: {regex: "("}}, route: {cluster: c}}]}]}`, `route configuration "x": virtual_hosts[0].routes[0].match.safe_regex.regex: is not a regular expression of RE2: missing closing ): ` + "`^(?:()$`"},
+		{resource.RouteType, rds, `{name: x, virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {safe_regex: {regex: "("}}, route: {cluster: c}}]}]}`, `route configuration "x": virtual_hosts[0].routes[0].match.safe_regex.regex: is not a regular expression of RE2: missing closing ): ` + "`(`"},
 		{resource.RouteType, rds, routeTable(`route: {cluster: c, regex_rewrite: {pattern: {regex: a}, substitution: '\1'}}`), `route configuration "x": virtual_hosts[0].routes[0].route.regex_rewrite.substitution: \1: the pattern has only 0 groups`},
 		{resource.RouteType, rds, `{name: x, vhds: {config_source: {ads: {}}}}`, `route configuration "x": vhds: not supported`},
 
@@ -104,7 +104,7 @@ func TestRefusals(t *testing.T) {
 		{resource.RouteType, rds, routeTable(`route: {weighted_clusters: {clusters: [{name: a, weight: 1, typed_per_filter_config: {f: ` + anyUnknown + `}}]}}`),
 			`route configuration "x": virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].typed_per_filter_config: not supported`},
 		{resource.EndpointType, eds, `{cluster_name: x, endpoints: [{lb_endpoints: [{endpoint: {}}]}]}`, `endpoints "x": endpoints[0].lb_endpoints[0].endpoint.address: is missing`},
-		{resource.EndpointType, eds, `{cluster_name: x, endpoints: [{priority: 129}]}`, `endpoints "x": endpoints[0].priority: 129 is more than 128`},
+		{resource.EndpointType, eds, `{cluster_name: x, endpoints: [{priority: 129}]}`, `endpoints "x": endpoints[0].priority: 129 is out of range (0-128)`},
 		{resource.SecretType, sds, `{name: x, tls_certificate: {certificate_chain: {inline_string: c}}}`, `secret "x": tls_certificate.private_key: is missing`},
 		{resource.SecretType, sds, `{name: x}`, `secret "x": is empty`},
 	} {

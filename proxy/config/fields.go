@@ -45,7 +45,12 @@ var fields = sync.OnceValue(func() map[protoreflect.FullName]map[protoreflect.Na
 
 // check refuses fields of m and of the messages in it that fields.txt does not list. It does not look
 // into Any, Struct and the like: whoever unpacks an Any checks what comes out.
-func check(m proto.Message) error { return checkMessage(m.ProtoReflect()) }
+func check(m proto.Message) error {
+	if err := checkMessage(m.ProtoReflect()); err != nil {
+		return err
+	}
+	return constrain(m)
+}
 
 func checkMessage(m protoreflect.Message) error {
 	name := m.Descriptor().FullName()

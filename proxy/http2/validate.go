@@ -157,13 +157,14 @@ func (v *validator) complete() bool {
 	}
 	if !v.seen[header.Authority] {
 		host := v.h.First("host")
-		if !header.ValidHost(host) {
+		if host == "" || !header.ValidHost(host) {
 			return false
 		}
-		if host != "" {
-			v.h.SetPseudo(header.Authority, host)
-			v.h.Remove("host")
-		}
+		v.h.SetPseudo(header.Authority, host)
+		v.h.Remove("host")
+	}
+	if v.h.Pseudo(header.Authority) == "" {
+		return false
 	}
 	return v.seen[header.Method] && v.seen[header.Scheme] && v.seen[header.Path]
 }
