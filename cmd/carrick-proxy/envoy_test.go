@@ -196,7 +196,7 @@ func testBootstrap(t *testing.T, serve func(ctx context.Context, args []string) 
 func TestEnvoyVerbRefuses(t *testing.T) {
 	for yaml, want := range map[string]string{
 		`static_resources: {clusters: [{name: c, type: STATIC, lb_policy: MAGLEV, upstream_config: {name: x}}]}`: `cluster "c": upstream_config: not supported`,
-		`admin: {nonsense: 1}`:                       "unknown field",
+		`admin: {nonsense: 1}`:                       "admin.nonsense: no such field",
 		`dynamic_resources: {lds_config: {ads: {}}}`: "dynamic_resources.ads_config: is missing",
 	} {
 		var stderr bytes.Buffer
