@@ -282,7 +282,7 @@ func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Eve
 func alone(objects []*unstructured.Unstructured) []message {
 	es, bad := decode(objects, "file")
 	s := mesh.New(mesh.Settings{Cluster: "file", Check: compile.Trial}).Apply(es...)
-	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", s.WithoutEffect())...)
+	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", append(s.WithoutEffect(), s.UnusedFields()...))...)
 }
 
 // filesOf replaces directories by the files in them that may hold objects.

@@ -49,7 +49,19 @@ func (o *operatorFlags) resolve(cmd *cobra.Command, version string) (*install.Co
 	if o.revision != "" {
 		sets = append(sets, "revision="+o.revision)
 	}
-	return install.Resolve(docs, sets, version)
+	cfg, err := install.Resolve(docs, sets, version)
+	if err != nil {
+		return nil, err
+	}
+	warnUnused(cmd.ErrOrStderr(), cfg)
+	return cfg, nil
+}
+
+// warnUnused tells of the fields that a file sets and that have no effect.
+func warnUnused(w io.Writer, cfg *install.Config) {
+	for _, u := range cfg.Ignored {
+		fmt.Fprintf(w, "! spec.%s\n", u)
+	}
 }
 
 func (a *app) install() *cobra.Command {
@@ -119,9 +131,6 @@ func runInstall(cmd *cobra.Command, c *cluster, cfg *install.Config, o installOp
 	m, err := cfg.Render()
 	if err != nil {
 		return err
-	}
-	for _, f := range cfg.Ignored {
-		fmt.Fprintf(cmd.ErrOrStderr(), "! spec.%s has no effect here\n", f)
 	}
 	what := strings.Join(cfg.Components(), ", ")
 	if what == "" {

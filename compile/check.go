@@ -12,13 +12,14 @@ import (
 )
 
 // Check returns what does not fit together in a mesh, though each object is right by itself: routes that
-// lead nowhere, gateways that nobody is, networks that cannot be reached. It changes nothing that is
+// lead nowhere, gateways that nobody is, networks that cannot be reached, fields without effect. It changes nothing that is
 // compiled; Snapshot.Findings has what is refused. Unreadable is the namespaces whose Secrets may not be
 // read, with what would allow it.
 func Check(s *mesh.Snapshot, unreadable map[string]string) []mesh.Finding {
 	c := &checker{s: s, unreadable: unreadable}
 	c.networks()
 	c.services()
+	c.found = append(c.found, s.UnusedFields()...)
 	for v := range s.VirtualServices().All() {
 		c.virtualService(v)
 	}

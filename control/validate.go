@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,10 +33,10 @@ func Examine(cluster string, u *unstructured.Unstructured) (wrong, notes []mesh.
 		return found, nil
 	}
 	s := mesh.New(mesh.Settings{Cluster: cluster, Check: compile.Trial}).Apply(mesh.Event{Object: o})
-	wrong, notes = s.Findings(), append(found, s.WithoutEffect()...)
+	wrong, notes = s.Findings(), slices.Concat(found, s.WithoutEffect(), s.UnusedFields())
 	if x, ok := o.(mesh.UserObject); ok {
 		if m, _ := x.Written(); len(m.Unread) > 0 {
-			return append(found, wrong...), s.WithoutEffect()
+			return append(found, wrong...), append(s.WithoutEffect(), s.UnusedFields()...)
 		}
 	}
 	return wrong, notes
@@ -45,19 +46,17 @@ func Examine(cluster string, u *unstructured.Unstructured) (wrong, notes []mesh.
 // effect is warned of. Create it with NewValidator; it may be used from any goroutine.
 type Validator struct {
 	cluster              string
-	fields               func(*unstructured.Unstructured) []mesh.Finding
 	log                  *slog.Logger
 	passed, failed, http *prometheus.CounterVec
 }
 
-// NewValidator returns the webhook of a cluster. Fields tells of fields of an object that have no effect; nil tells
-// of none.
-func NewValidator(cluster string, fields func(*unstructured.Unstructured) []mesh.Finding, log *slog.Logger) *Validator {
+// NewValidator returns the webhook of a cluster.
+func NewValidator(cluster string, log *slog.Logger) *Validator {
 	counter := func(name, help string, more ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, more)
 	}
 	return &Validator{
-		cluster: cluster, fields: fields, log: log,
+		cluster: cluster, log: log,
 		passed: counter("galley_validation_passed", "Objects that the webhook found right.", "group", "version", "resource"),
 		failed: counter("galley_validation_failed", "Objects that the webhook refused.", "group", "version", "resource", "reason"),
 		http:   counter("galley_validation_http_error", "Requests that the webhook could not read.", "status"),
@@ -124,9 +123,6 @@ func (v *Validator) answer(req *admissionv1.AdmissionRequest) *admissionv1.Admis
 		return deny("invalid_resource", "annotation "+kube.AlwaysReject+" asks for it")
 	}
 	wrong, notes := Examine(v.cluster, u)
-	if v.fields != nil {
-		notes = append(notes, v.fields(u)...)
-	}
 	for _, f := range notes {
 		resp.Warnings = append(resp.Warnings, brief(f))
 	}

@@ -32,7 +32,6 @@ import (
 
 	"github.com/carrick-mesh/carrick/kube"
 	"github.com/carrick-mesh/carrick/kube/kubetest"
-	"github.com/carrick-mesh/carrick/mesh"
 )
 
 func counted(t *testing.T, c prometheus.Counter) float64 {
@@ -122,12 +121,7 @@ func TestValidatingWebhook(t *testing.T) {
 	if _, err := s.Client.CoreV1().Services("istio-system").Create(t.Context(), svc, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	v := NewValidator("cluster1", func(u *unstructured.Unstructured) (notes []mesh.Finding) {
-		if u.GetName() == "noted" {
-			notes = []mesh.Finding{{Field: "spec.x", Message: "has no effect here"}}
-		}
-		return notes
-	}, slog.New(slog.DiscardHandler))
+	v := NewValidator("cluster1", slog.New(slog.DiscardHandler))
 	cert, root := serving(t)
 	hook := httptest.NewUnstartedServer(http.HandlerFunc(v.ServeHTTP))
 	hook.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
@@ -152,6 +146,7 @@ func TestValidatingWebhook(t *testing.T) {
 	}
 	const networking, security, vs = "networking.istio.io", "security.istio.io", "virtualservices"
 	const good = "{hosts: [web], http: [{route: [{destination: {host: web}}]}]}"
+	const unused = "{hosts: [web], http: [{fault: {delay: {exponentialDelay: 1s}}, route: [{destination: {host: web}}]}]}"
 	const bad = "{hosts: [web], http: [{match: [{uri: {regex: '*'}}], route: [{destination: {host: web}}]}]}"
 	var before *unstructured.Unstructured
 	eventually(t, "while the webhook is not reached, objects pass", func() bool {
@@ -186,7 +181,7 @@ func TestValidatingWebhook(t *testing.T) {
 	if _, err := create(networking, vs, "good", good); err != nil || told.take() != "" {
 		t.Errorf("a right object: %v", err)
 	}
-	if _, err := create(networking, vs, "noted", good); err != nil || !strings.Contains(told.take(), "spec.x: has no effect here") {
+	if _, err := create(networking, vs, "noted", unused); err != nil || !strings.Contains(told.take(), "spec.http[0].fault.delay.exponentialDelay: it has no effect: Istio has never given it an effect") {
 		t.Errorf("a right object with a field without effect: %v", err)
 	}
 	if _, err := create(security, "authorizationpolicies", "deny", "{action: DENY, rules: [{}]}"); err != nil {

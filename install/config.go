@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/carrick-mesh/carrick/schema"
 	"sigs.k8s.io/yaml"
 )
 
@@ -36,8 +37,8 @@ type Config struct {
 	Revision  string
 	Network   string
 	MeshID    string
-	Cluster   string   // values.global.multiCluster.clusterName, or DefaultCluster
-	Ignored   []string // fields that have no effect here
+	Cluster   string          // values.global.multiCluster.clusterName, or DefaultCluster
+	Ignored   []schema.Unused // fields of the spec that are set and have no effect here
 
 	spec    Spec
 	vals    *values
@@ -64,7 +65,7 @@ func (c *Config) leastReplicas() int32 {
 
 // Domain returns the DNS domain of the cluster's Services.
 func (c *Config) Domain() string {
-	if d, ok := c.vals.Global.Proxy["clusterDomain"].(string); ok && d != "" {
+	if d := c.vals.Global.Proxy.ClusterDomain; d != "" {
 		return d
 	}
 	return "cluster.local"
@@ -151,8 +152,9 @@ func newConfig(op *Operator, profile, version string) (*Config, error) {
 	}
 	c.Name = first(c.Name, ControlPlaneName(c.Revision))
 	if len(op.Spec.AddonComponents) > 0 {
-		c.Ignored = append(c.Ignored, "addonComponents")
+		c.Ignored = append(c.Ignored, schema.Unused{Path: "addonComponents", Why: "install addons by their own manifests"})
 	}
+	c.Ignored = append(c.Ignored, c.unused()...)
 	if op.Spec.Components.CNI.enabled() {
 		return nil, fmt.Errorf("spec.components.cni.enabled: Carrick has no CNI plugin; pods are redirected by their init container; set it to false")
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,10 +87,12 @@ func (c *Cluster) inheritOnce(ctx context.Context, r Ref) error {
 
 // withoutEffect says which settings of a mesh that is taken over have no effect here.
 func withoutEffect(configMap string, mesh map[string]any) (notes []string) {
-	for _, field := range slices.Sorted(maps.Keys(mesh)) {
-		if without := schema.MeshConfigWithoutEffect()[field]; without != "" {
-			notes = append(notes, fmt.Sprintf("%s: data.mesh.%s has NO effect in this version of Carrick: %s", configMap, field, without))
-		}
+	m, err := meshConfig(mesh)
+	if err != nil { // it is refused elsewhere
+		return nil
+	}
+	for _, u := range schema.WithoutEffect(m) {
+		notes = append(notes, fmt.Sprintf("%s: data.mesh.%s has NO effect in this version of Carrick: %s", configMap, u.Path, u.Why))
 	}
 	return notes
 }

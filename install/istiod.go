@@ -193,9 +193,6 @@ func istiodDeployment(c *Config, comp *Component, name string, labels map[string
 		fieldEnv("POD_NAMESPACE", "metadata.namespace"),
 		fieldEnv("SERVICE_ACCOUNT", "spec.serviceAccountName"),
 	}
-	if p.TraceSampling != nil {
-		env = append(env, corev1.EnvVar{Name: "PILOT_TRACE_SAMPLING", Value: fmt.Sprint(*p.TraceSampling)})
-	}
 	env = mergeEnv(env, mapEnv(p.Env), comp.K8s.Env)
 	args := []string{"discovery", "--domain", c.Domain()}
 	if l := c.vals.Global.Logging.Level; l != "" {

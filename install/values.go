@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/carrick-mesh/carrick/schema"
 	"google.golang.org/protobuf/encoding/protojson"
 	meshv1 "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
@@ -38,22 +39,21 @@ type values struct {
 		DefaultPodDisruptionBudget struct {
 			Enabled bool `json:"enabled"`
 		} `json:"defaultPodDisruptionBudget"`
-		Proxy     map[string]any `json:"proxy"`
-		ProxyInit map[string]any `json:"proxy_init"`
+		Proxy     proxyValues `json:"proxy"`
+		ProxyInit struct {
+			Resources map[string]any `json:"resources"`
+		} `json:"proxy_init"`
 	} `json:"global"`
 	Pilot struct {
 		AutoscaleEnabled *bool                        `json:"autoscaleEnabled"`
 		AutoscaleMin     *int32                       `json:"autoscaleMin"`
 		AutoscaleMax     int32                        `json:"autoscaleMax"`
 		ReplicaCount     *int32                       `json:"replicaCount"`
-		TraceSampling    *float64                     `json:"traceSampling"`
 		Resources        *corev1.ResourceRequirements `json:"resources"`
 		Env              map[string]any               `json:"env"`
 		NodeSelector     map[string]string            `json:"nodeSelector"`
 		Tolerations      []corev1.Toleration          `json:"tolerations"`
 		PodAnnotations   map[string]string            `json:"podAnnotations"`
-		Hub              string                       `json:"hub"`
-		Tag              any                          `json:"tag"`
 	} `json:"pilot"`
 	Gateways struct {
 		Ingress gatewayValues `json:"istio-ingressgateway"`
@@ -61,7 +61,6 @@ type values struct {
 	} `json:"gateways"`
 	SidecarInjectorWebhook struct {
 		EnableNamespacesByDefault bool              `json:"enableNamespacesByDefault"`
-		ObjectSelector            map[string]any    `json:"objectSelector"`
 		RewriteAppHTTPProbe       *bool             `json:"rewriteAppHTTPProbe"`
 		NeverInjectSelector       []any             `json:"neverInjectSelector"`
 		AlwaysInjectSelector      []any             `json:"alwaysInjectSelector"`
@@ -73,6 +72,33 @@ type values struct {
 	} `json:"sidecarInjectorWebhook"`
 	MeshConfig map[string]any `json:"meshConfig"`
 	Revision   string         `json:"revision"`
+}
+
+// proxyValues names what the injector reads; it gets them as they are written.
+type proxyValues struct {
+	Image                           string         `json:"image"`
+	Engine                          string         `json:"engine"`
+	NativeSidecar                   *bool          `json:"nativeSidecar"`
+	AutoInject                      string         `json:"autoInject"`
+	ClusterDomain                   string         `json:"clusterDomain"`
+	LogLevel                        string         `json:"logLevel"`
+	ComponentLogLevel               string         `json:"componentLogLevel"`
+	IncludeIPRanges                 string         `json:"includeIPRanges"`
+	ExcludeIPRanges                 string         `json:"excludeIPRanges"`
+	IncludeInboundPorts             string         `json:"includeInboundPorts"`
+	ExcludeInboundPorts             string         `json:"excludeInboundPorts"`
+	IncludeOutboundPorts            string         `json:"includeOutboundPorts"`
+	ExcludeOutboundPorts            string         `json:"excludeOutboundPorts"`
+	Privileged                      bool           `json:"privileged"`
+	HoldApplicationUntilProxyStarts *bool          `json:"holdApplicationUntilProxyStarts"`
+	Resources                       map[string]any `json:"resources"`
+	Lifecycle                       map[string]any `json:"lifecycle"`
+	SeccompProfile                  map[string]any `json:"seccompProfile"`
+	StatusPort                      int32          `json:"statusPort"`
+	StartupProbe                    map[string]any `json:"startupProbe"`
+	ReadinessInitialDelaySeconds    int32          `json:"readinessInitialDelaySeconds"`
+	ReadinessPeriodSeconds          int32          `json:"readinessPeriodSeconds"`
+	ReadinessFailureThreshold       int32          `json:"readinessFailureThreshold"`
 }
 
 type gatewayValues struct {
@@ -93,66 +119,24 @@ type gatewayValues struct {
 	InjectionTemplate        string                              `json:"injectionTemplate"`
 }
 
-// inert lists values that Istio 1.15 knows and that change nothing here. They are accepted with
-// a warning, so that existing files keep working.
-var inert = strings.Fields(`
-	base cni istio_cni istiodRemote telemetry ztunnel ownerName defaultRevision revisionTags profile
-	global.arch global.autoscalingv2API global.caName global.certSigners
-	global.configCluster global.configValidation global.defaultConfigVisibilitySettings
-	global.defaultNodeSelector global.defaultResources global.defaultTolerations global.enabled
-	global.externalIstiod global.istiod global.jwtPolicy global.k8sIngress global.localityLbSetting
-	global.mountMtlsCerts global.omitSidecarInjectorConfigMap global.oneNamespace
-	global.operatorManageWebhooks global.pilotCertProvider global.podDNSSearchNamespaces
-	global.remotePilotAddress global.sds global.sts global.tracer global.useMCP global.variant
-	global.operatorManageWebhooks global.meshExpansion global.multiCluster.globalDomainSuffix
-	global.multiCluster.includeEnvoyFilter global.outboundTrafficPolicy
-	pilot.affinity pilot.autoscaleBehavior pilot.configMap pilot.configNamespace pilot.configSource
-	pilot.cpu pilot.deploymentLabels pilot.enabled pilot.enableProtocolSniffingForInbound
-	pilot.enableProtocolSniffingForOutbound pilot.extraContainerArgs pilot.image pilot.ipFamilies
-	pilot.ipFamilyPolicy pilot.jwksResolverExtraRootCA pilot.keepaliveMaxServerConnectionAge
-	pilot.memory pilot.podLabels pilot.policy pilot.rollingMaxSurge pilot.rollingMaxUnavailable
-	pilot.seccompProfile pilot.serviceAnnotations pilot.taint pilot.topologySpreadConstraints
-	gateways.enabled gateways.securityContext gateways.seccompProfile
-	gateways.istio-ingressgateway.name gateways.istio-ingressgateway.enabled
-	gateways.istio-ingressgateway.labels gateways.istio-ingressgateway.customService
-	gateways.istio-ingressgateway.cpu gateways.istio-ingressgateway.memory
-	gateways.istio-ingressgateway.secretVolumes gateways.istio-ingressgateway.configVolumes
-	gateways.istio-ingressgateway.runAsRoot gateways.istio-ingressgateway.zvpn
-	gateways.istio-ingressgateway.externalIPs gateways.istio-ingressgateway.additionalContainers
-	gateways.istio-ingressgateway.applicationPorts gateways.istio-ingressgateway.ingressPorts
-	gateways.istio-ingressgateway.meshExpansionPorts gateways.istio-ingressgateway.rollingMaxSurge
-	gateways.istio-ingressgateway.rollingMaxUnavailable gateways.istio-ingressgateway.certificates
-	gateways.istio-ingressgateway.podAntiAffinityLabelSelector
-	gateways.istio-ingressgateway.podAntiAffinityTermLabelSelector
-	gateways.istio-egressgateway.name gateways.istio-egressgateway.enabled
-	gateways.istio-egressgateway.labels gateways.istio-egressgateway.cpu gateways.istio-egressgateway.memory
-	gateways.istio-egressgateway.secretVolumes gateways.istio-egressgateway.configVolumes
-	gateways.istio-egressgateway.runAsRoot gateways.istio-egressgateway.zvpn
-	gateways.istio-egressgateway.rollingMaxSurge gateways.istio-egressgateway.rollingMaxUnavailable
-	gateways.istio-egressgateway.podAntiAffinityLabelSelector
-	gateways.istio-egressgateway.podAntiAffinityTermLabelSelector
-	sidecarInjectorWebhook.reinvocationPolicy sidecarInjectorWebhook.useLegacySelectors
-	sidecarInjectorWebhook.templates sidecarInjectorWebhook.defaultTemplates
-`)
-
 // decodeValues reads Helm values strictly, and returns the paths that have no effect here.
-func decodeValues(raw map[string]any) (v *values, ignored []string, err error) {
+func decodeValues(raw map[string]any) (v *values, ignored []schema.Unused, err error) {
 	rest := prune(raw, "", &ignored)
 	v = &values{}
 	if err := strict(rest, v, "spec.values."); err != nil {
 		return nil, nil, err
 	}
-	slices.Sort(ignored)
+	slices.SortFunc(ignored, func(a, b schema.Unused) int { return strings.Compare(a.Path, b.Path) })
 	return v, ignored, nil
 }
 
 // prune returns raw without the inert paths, which it appends to found.
-func prune(raw map[string]any, at string, found *[]string) map[string]any {
+func prune(raw map[string]any, at string, found *[]schema.Unused) map[string]any {
 	out := map[string]any{}
 	for k, v := range raw {
 		path := strings.TrimPrefix(at+"."+k, ".")
-		if slices.Contains(inert, path) {
-			*found = append(*found, "values."+path)
+		if hasNoEffect(path) {
+			*found = append(*found, schema.Unused{Path: "values." + path, Why: "nothing here reads it"})
 			continue
 		}
 		if m, ok := v.(map[string]any); ok {

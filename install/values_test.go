@@ -1,6 +1,7 @@
 package install
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -125,6 +126,72 @@ func TestOverlayOfLeaf(t *testing.T) {
 	for path, want := range map[string]string{"args.[:--none]": "args has no item that matches --none", "args.[:(]": "is not a regular expression"} {
 		if _, err := setPath(tree, path, "x"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
+		}
+	}
+}
+
+// What a file sets and nothing reads is told by path, with what holds instead; a typo is refused, and so is
+// nothing that Istio has.
+func TestUnused(t *testing.T) {
+	const file = `
+  meshConfig: {enableTracing: true, accessLogFile: /dev/stdout}
+  components: {pilot: {k8s: {env: [{name: PILOT_ENABLE_X, value: "1"}, {name: PILOT_HTTP10, value: "1"}]}}}
+  values:
+    global: {jwtPolicy: third-party-jwt, platform: gke, proxy: {tracer: zipkin, lifecycle: {preStop: {exec: {command: [a]}}}}}
+    pilot: {env: {PILOT_ENABLE_Y: "1"}, traceSampling: 1, volumes: []}
+    gateways: {istio-ingressgateway: {topologySpreadConstraints: [], loadBalancerSourceRanges: [192.0.2.0/24]}}
+    sidecarInjectorWebhook: {templates: {a: "b"}, defaultTemplates: [sidecar]}
+`
+	docs, err := Parse("f.yaml", []byte("apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec:\n"+file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Resolve(docs, nil, "1.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, u := range c.Ignored {
+		got = append(got, u.String())
+	}
+	want := []string{
+		"values.gateways.istio-ingressgateway.topologySpreadConstraints has no effect: nothing here reads it",
+		"values.global.jwtPolicy has no effect: nothing here reads it",
+		"values.global.platform has no effect: nothing here reads it",
+		"values.global.proxy.tracer has no effect: nothing here reads it",
+		"values.pilot.traceSampling has no effect: nothing here reads it",
+		"values.pilot.volumes has no effect: nothing here reads it",
+		"meshConfig.enableTracing has no effect: no spans are made",
+		"values.pilot.env.PILOT_ENABLE_Y has no effect: the control plane does not read this variable",
+		"components.pilot.k8s.env.PILOT_ENABLE_X has no effect: the control plane does not read this variable",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if _, err := Resolve(nil, []string{"values.global.proxy.logLevl=debug"}, "1.0.0"); err == nil || !strings.Contains(err.Error(), "spec.values.global.proxy.logLevl: no such field") {
+		t.Errorf("a typo below global.proxy: %v", err)
+	}
+	for _, profile := range []string{"default", "demo", "minimal", "empty"} {
+		c, err := Resolve(nil, []string{"profile=" + profile}, "1.0.0")
+		if err != nil || len(c.Ignored) > 0 {
+			t.Errorf("profile %s: %v %v", profile, err, c.Ignored)
+		}
+	}
+}
+
+// Every value of Istio's charts is read, or told to have no effect; none is called misspelt.
+func TestValuesOfIstio(t *testing.T) {
+	b, err := os.ReadFile("testdata/values-1.31.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.Lines(string(b)) {
+		path = strings.TrimSpace(path)
+		if path == "" || path[0] == '#' {
+			continue
+		}
+		if _, err := Resolve(nil, []string{"values." + path + "={}"}, "1.0.0"); err != nil && strings.Contains(err.Error(), "no such field") {
+			t.Errorf("%v", err)
 		}
 	}
 }

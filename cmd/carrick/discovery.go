@@ -232,7 +232,7 @@ func (d *discovery) run(ctx context.Context) error {
 	registry.MustRegister(d.control.Collectors()...)
 	registry.MustRegister(d.authority.Collectors()...)
 	registry.MustRegister(injections...)
-	validator := control.NewValidator(d.options.cluster, nil, d.scopes.Logger("validation"))
+	validator := control.NewValidator(d.options.cluster, d.scopes.Logger("validation"))
 	registry.MustRegister(validator.Collectors()...)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istio_build", Help: "Always 1.",
