@@ -11,7 +11,8 @@ import (
 	"github.com/carrick-mesh/carrick/mesh"
 )
 
-// unheeded finds what a rule says that has no effect, or another than it says.
+// unheeded finds what a rule says that has another effect than it says, or none beside what else it says. Fields
+// that never have an effect are in the ledger of package schema.
 func (c *checker) unheeded(r *mesh.DestinationRule) {
 	check := func(field string, p *networking.TrafficPolicy) {
 		c.unheededPolicy(r.Key(), field, p)
@@ -29,15 +30,6 @@ func (c *checker) unheeded(r *mesh.DestinationRule) {
 
 func (c *checker) unheededPolicy(key mesh.Key, field string, p *networking.TrafficPolicy) {
 	add := func(at, fix, message string) { c.add("", key, field+at, fix, "%s", message) }
-	if p.GetTunnel() != nil {
-		add(".tunnel", "send the clients to the forward proxy themselves", "it has no effect: connections are not tunnelled, and go to the host itself")
-	}
-	if p.GetProxyProtocol() != nil {
-		add(".proxyProtocol", "let the server take clients' addresses from x-forwarded-for", "it has no effect: no PROXY header is sent")
-	}
-	if len(p.GetOutlierDetection().GetOutlierDetectionHttpErrorCodes()) > 0 {
-		add(".outlierDetection.outlierDetectionHttpErrorCodes", "use consecutive5xxErrors or consecutiveGatewayErrors", "it has no effect: answers of 500 and above count")
-	}
 	if p.GetLoadBalancer().GetZoneAwareLbSetting() != nil {
 		add(".loadBalancer.zoneAwareLbSetting", "use localityLbSetting to prefer a zone", "regions are preferred as it says, but in a region the endpoints of all zones are used evenly")
 	}
@@ -50,7 +42,7 @@ func (c *checker) unheededPolicy(key mesh.Key, field string, p *networking.Traff
 	}
 }
 
-// meshConfig finds settings that have no effect, or another than they say.
+// meshConfig finds settings that have another effect than they say.
 func (c *checker) meshConfig() {
 	conf := c.s.Config()
 	m := conf.Spec
@@ -69,12 +61,6 @@ func (c *checker) meshConfig() {
 		fix   string
 		says  string
 	}{
-		{"proxyHttpPort", m.GetProxyHttpPort() != 0, "remove it", "it has no effect: sidecars are not HTTP proxies that clients name"},
-		{"caCertificates", len(m.GetCaCertificates()) > 0, "put the roots into root-cert.pem of Secret cacerts, and the trust domain into trustDomainAliases", "it has no effect: these roots are not trusted"},
-		{"ca", m.GetCa() != nil, "put the CA's certificate and key into Secret cacerts", "it has no effect: the control plane's own CA signs"},
-		{"configSources", len(m.GetConfigSources()) > 0, "apply the objects to the cluster", "it has no effect: objects are read from the API server alone"},
-		{"serviceScopeConfigs", len(m.GetServiceScopeConfigs()) > 0, "use serviceSettings with clusterLocal", "it has no effect: it is for ambient mode"},
-		{"zoneAwareLbSetting", m.GetZoneAwareLbSetting() != nil, "use localityLbSetting", "it has no effect for the whole mesh"},
 		{"verifyCertificateAtClient", m.GetVerifyCertificateAtClient() != nil && !m.GetVerifyCertificateAtClient().GetValue(), "set insecureSkipVerify in the DestinationRules that need it", "servers are verified, whatever it says"},
 		{"outboundTrafficPolicy.mode", m.GetOutboundTrafficPolicy().GetMode() == meshconfig.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS, "set it to ALLOW_ANY", "it is taken as ALLOW_ANY: what the mesh does not know goes to the address that the client had looked up"},
 		{"meshMTLS.ecdhCurves", len(m.GetMeshMTLS().GetEcdhCurves()) > 0 && len(keepKnown(m.GetMeshMTLS().GetEcdhCurves(), curves)) == 0, "name one of " + strings.Join(curves, ", "), "none of them is known, so the proxy's own are used"},

@@ -20,17 +20,7 @@ func meshConfig(about mesh.Key, data map[string]string) (*mesh.MeshConfig, []mes
 	m.Unread = unread
 	more, unread := readFields(about, "data.meshNetworks", data["meshNetworks"], m.Networks)
 	m.KeepNetworks = slices.Contains(unread, "")
-	return m, slices.Concat(found, more, unused(about, m.Spec), mesh.Unused(about, "data.meshNetworks.", m.Networks))
-}
-
-// unused tells of the fields without effect. The address of a collector that install writes into every mesh, as
-// Istio's installers do, is not the user's wish.
-func unused(about mesh.Key, m *meshconfig.MeshConfig) []mesh.Finding {
-	found := mesh.Unused(about, "data.mesh.", m)
-	if m.GetDefaultConfig().GetTracing().GetZipkin().GetAddress() == "zipkin."+about.Namespace+":9411" {
-		found = slices.DeleteFunc(found, func(f mesh.Finding) bool { return f.Field == "data.mesh.defaultConfig.tracing" })
-	}
-	return found
+	return m, append(found, more...)
 }
 
 // maxBadFields bounds how many fields of one document are looked for one by one.

@@ -6,14 +6,23 @@ import (
 	"github.com/carrick-mesh/carrick/schema"
 )
 
-// UnusedFields returns a finding for each field that users have set in objects of implemented kinds and that
-// has no effect.
+// UnusedFields returns a finding for each field that users have set in objects of implemented kinds, or in the
+// mesh's own configuration, and that has no effect.
 func (s *Snapshot) UnusedFields() (found []Finding) {
 	for o := range s.UserObjects() {
 		_, spec := o.Written()
 		found = append(found, Unused(o.Key(), "spec.", spec)...)
 	}
-	return found
+	c := s.Config()
+	for _, f := range Unused(c.Object, "", c.Spec) {
+		// The address of a collector that install writes into every mesh, as Istio's installers do, is not the
+		// user's wish.
+		written := c.Spec.GetDefaultConfig().GetTracing().GetZipkin().GetAddress() == "zipkin."+s.settings.SystemNamespace+":9411"
+		if f.Field != "defaultConfig.tracing" || !written {
+			found = append(found, f)
+		}
+	}
+	return append(found, Unused(c.Object, "meshNetworks.", c.networks)...)
 }
 
 // Unused returns a finding for each field of a message that has no effect. At is the path that leads to the
