@@ -30,6 +30,7 @@ import (
 
 	"github.com/carrick-mesh/carrick/kube/kubetest"
 	"github.com/carrick-mesh/carrick/lb/pool"
+	"github.com/carrick-mesh/carrick/schema/access"
 )
 
 const namespace = "metallb-system"
@@ -39,6 +40,8 @@ type cluster struct {
 	t       *testing.T
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
+
+	asController, asSpeaker account
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -48,12 +51,14 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t, s.Client, d}
+	c := &cluster{t: t, kube: s.Client, dynamic: d}
 	for _, ns := range []string{namespace, "sample"} {
 		if _, err := c.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	c.asController = newAccount(t, s, "controller", access.Controller(), access.ControllerNamespace())
+	c.asSpeaker = newAccount(t, s, "speaker", access.Speaker(), access.SpeakerNamespace())
 	files, err := filepath.Glob("../install/crds/*.metallb.io.yaml")
 	if err != nil || len(files) != 2 {
 		t.Fatalf("CRDs: %v, %v", files, err)
@@ -176,7 +181,9 @@ func background(t *testing.T, run func(context.Context) error) (stop func()) {
 
 func (c *cluster) controller() (stop func()) {
 	o := &Options{Self: "test", Namespace: namespace}
-	return background(c.t, func(ctx context.Context) error { return RunController(ctx, c.kube, c.dynamic, o, lbLog(c.t)) })
+	return background(c.t, func(ctx context.Context) error {
+		return RunController(ctx, c.asController.kube, c.asController.dynamic, o, lbLog(c.t))
+	})
 }
 
 func TestLBController(t *testing.T) {
@@ -324,7 +331,9 @@ func (c *cluster) node(name string) {
 // speaker runs a speaker on no interface, so that nothing is sent anywhere.
 func (c *cluster) speaker(node string) (stop func()) {
 	o := &Options{Self: node, Namespace: namespace, Interfaces: func() ([]net.Interface, error) { return nil, nil }}
-	return background(c.t, func(ctx context.Context) error { return RunSpeaker(ctx, c.kube, c.dynamic, o, lbLog(c.t)) })
+	return background(c.t, func(ctx context.Context) error {
+		return RunSpeaker(ctx, c.asSpeaker.kube, c.asSpeaker.dynamic, o, lbLog(c.t))
+	})
 }
 
 // Exactly one speaker answers for an address; when it goes, another does.
