@@ -101,7 +101,7 @@ func (c *conn) holds() int { return c.size + c.streams }
 // crowded reports whether what is held back for c should be little for each of its requests.
 func (c *conn) crowded() bool { return c.w.account.busy() || c.holds() > crowd }
 
-// mark returns how many bytes may wait for one of c's streams before whoever fills it should stop.
+// streamMark returns how many bytes may wait for one of c's streams before whoever fills it should stop.
 func (c *conn) streamMark() int {
 	if c.crowded() {
 		return smallRead

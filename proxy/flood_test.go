@@ -53,29 +53,7 @@ func abuse(t *testing.T, cases []abuser) {
 			io.WriteString(w, "ok")
 		}
 	})
-	stuck := tcpServer(t, func(c net.Conn) { // reads nothing, answers nothing
-		c.(*net.TCPConn).SetReadBuffer(4 << 10)
-		time.Sleep(time.Minute)
-	})
-	chatter := tcpServer(t, func(c net.Conn) {
-		b := make([]byte, 4096)
-		n, _ := c.Read(b)
-		line := "HTTP/1.1 100 Continue\r\n\r\n"
-		switch {
-		case bytes.Contains(b[:n], []byte("/head")):
-			io.WriteString(c, "HTTP/1.1 200 OK\r\n")
-			line = "x: " + strings.Repeat("y", 100) + "\r\n"
-		case bytes.Contains(b[:n], []byte("/trailers")):
-			io.WriteString(c, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
-			line = "x: " + strings.Repeat("y", 100) + "\r\n"
-		}
-		lines := []byte(strings.Repeat(line, 100))
-		for range 5000 {
-			if _, err := c.Write(lines); err != nil {
-				return
-			}
-		}
-	})
+	stuck, chatter := deaf(t), talker(t)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			v := &victim{rig: &rig{t: t, log: &lockedBuffer{}}, t: t, http: freePort(t), tls: freePort(t), tcp: freePort(t)}
@@ -114,6 +92,37 @@ func abuse(t *testing.T, cases []abuser) {
 			})
 		})
 	}
+}
+
+// deaf is an upstream that reads nothing and answers nothing.
+func deaf(t *testing.T) string {
+	return tcpServer(t, func(c net.Conn) {
+		c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		time.Sleep(time.Minute)
+	})
+}
+
+// talker is an upstream whose head, trailers or informational answers do not end.
+func talker(t *testing.T) string {
+	return tcpServer(t, func(c net.Conn) {
+		b := make([]byte, 4096)
+		n, _ := c.Read(b)
+		line := "HTTP/1.1 100 Continue\r\n\r\n"
+		switch {
+		case bytes.Contains(b[:n], []byte("/head")):
+			io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+			line = "x: " + strings.Repeat("y", 100) + "\r\n"
+		case bytes.Contains(b[:n], []byte("/trailers")):
+			io.WriteString(c, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+			line = "x: " + strings.Repeat("y", 100) + "\r\n"
+		}
+		lines := []byte(strings.Repeat(line, 100))
+		for range 5000 {
+			if _, err := c.Write(lines); err != nil {
+				return
+			}
+		}
+	})
 }
 
 type abuser struct {
