@@ -9,6 +9,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 )
@@ -19,9 +20,20 @@ const systemRoots = "system"
 // fileCertificate and fileRoots are the secrets that an agent makes of files of its pod, which it watches
 // (formats of Istio).
 func fileCertificate(chain, key string) *tlsv3.SdsSecretConfig {
-	return sds("file-cert:" + chain + "~" + key)
+	return fileSecret("file-cert:" + chain + "~" + key)
 }
-func fileRoots(path string) *tlsv3.SdsSecretConfig { return sds("file-root:" + path) }
+
+func fileRoots(path string) *tlsv3.SdsSecretConfig { return fileSecret("file-root:" + path) }
+
+// fileSecret is waited for a short while only: a file that does not exist keeps connections that need it from
+// being made, and not the whole proxy from its start.
+func fileSecret(name string) *tlsv3.SdsSecretConfig {
+	s := sds(name)
+	from := proto.Clone(s.SdsConfig).(*core.ConfigSource)
+	from.InitialFetchTimeout = seconds(5)
+	s.SdsConfig = from
+	return s
+}
 
 // ruleTLS is the transport socket of a rule that says how to do TLS itself (SIMPLE and MUTUAL). A server is
 // verified, against the machine's trust store if the rule names no other, unless the rule says not to.
