@@ -69,7 +69,7 @@ as if they were applied, and lists what is refused, what does not fit together, 
 of where they are meant to be, with the codes and levels of istioctl. The exit code is 1 if there is an Error
 (--failure-threshold: or a Warning, or an Info). Files may be directories, of which the .yaml, .yml and .json
 files are read, with --recursive also those below. Without a cluster (--use-kube=false) objects are checked
-by themselves.`,
+by themselves and against each other: what they refer to has to be in the files.`,
 		Example: "  carrick analyze --context=cluster1 -A\n  carrick analyze gateway.yaml\n  carrick analyze --use-kube=false --recursive config/",
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := checkOutput(output, "log", "json", "yaml"); err != nil {
@@ -147,7 +147,7 @@ func (a *app) validate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "validate -f FILE",
 		Aliases: []string{"v"},
-		Short:   "Checks Istio's objects in files, each by itself, without a cluster",
+		Short:   "Checks Istio's objects in files, and against each other, without a cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(files) == 0 {
@@ -160,7 +160,7 @@ func (a *app) validate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printMessages(cmd.OutOrStdout(), alone(objects), "", output, slices.Index(order, "Error"))
+			return printMessages(cmd.OutOrStdout(), mild(alone(objects)), "", output, slices.Index(order, "Error"))
 		},
 	}
 	cmd.Flags().StringSliceVarP(&files, "filename", "f", nil, "files and directories to check; - is standard input")
@@ -278,6 +278,7 @@ func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Eve
 	return es, bad
 }
 
+<<<<<<< HEAD
 // alone checks objects of files by themselves.
 func alone(objects []*unstructured.Unstructured) []message {
 	es, bad := decode(objects, "file")
@@ -285,6 +286,8 @@ func alone(objects []*unstructured.Unstructured) []message {
 	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", append(s.WithoutEffect(), s.UnusedFields()...))...)
 }
 
+=======
+>>>>>>> a0f3c0e (cli, compile, kube: objects of files are checked against each other; rules that no request reaches are told)
 // filesOf replaces directories by the files in them that may hold objects.
 func filesOf(names []string, recursive bool) (files []string, err error) {
 	for _, name := range names {

@@ -17,7 +17,7 @@ import (
 // levels are of Istio's messages; those with another code, and without, are warnings.
 var levels = map[string]string{
 	"IST0101": "Error", "IST0106": "Error", "IST0109": "Error", "IST0112": "Error", "IST0139": "Error", "IST0145": "Error",
-	"IST0102": "Info", "IST0118": "Info",
+	"IST0102": "Info", "IST0118": "Info", "IST0131": "Info",
 }
 
 // withoutSidecars are namespaces that nobody expects to be injected.

@@ -22,6 +22,7 @@ func Check(s *mesh.Snapshot, unreadable map[string]string) []mesh.Finding {
 	c.found = append(c.found, s.UnusedFields()...)
 	for v := range s.VirtualServices().All() {
 		c.virtualService(v)
+		c.unreachable(v)
 	}
 	for g := range s.Gateways().All() {
 		c.gateway(g)
