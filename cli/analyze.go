@@ -278,16 +278,6 @@ func decode(objects []*unstructured.Unstructured, cluster string) (es []mesh.Eve
 	return es, bad
 }
 
-<<<<<<< HEAD
-// alone checks objects of files by themselves.
-func alone(objects []*unstructured.Unstructured) []message {
-	es, bad := decode(objects, "file")
-	s := mesh.New(mesh.Settings{Cluster: "file", Check: compile.Trial}).Apply(es...)
-	return append(append(bad, messages("Error", s.Findings())...), messages("Warning", append(s.WithoutEffect(), s.UnusedFields()...))...)
-}
-
-=======
->>>>>>> a0f3c0e (cli, compile, kube: objects of files are checked against each other; rules that no request reaches are told)
 // filesOf replaces directories by the files in them that may hold objects.
 func filesOf(names []string, recursive bool) (files []string, err error) {
 	for _, name := range names {

@@ -35,7 +35,7 @@ func alone(objects []*unstructured.Unstructured) []message {
 		return !pods && f.Object.Kind == mesh.KindGateway && f.Field == "spec.selector" // the files say nothing of pods
 	})
 	out = append(out, messages("Error", s.Findings())...)
-	return append(out, messages("Warning", slices.Concat(s.WithoutEffect(), found))...)
+	return append(out, messages("Warning", slices.Concat(s.WithoutEffect(), s.UnusedFields(), found))...)
 }
 
 // mild makes warnings of what one file may not have and a cluster may: an object that is only referred to.
