@@ -98,6 +98,10 @@ func (c *conn) measure() {
 // holds returns what c and its requests hold.
 func (c *conn) holds() int { return c.size + c.streams }
 
+// laden reports whether c holds so much that the larger bodies of its requests should no longer be kept for
+// retries: that comes before requests are refused.
+func (c *conn) laden() bool { return c.w.account.busy() || c.holds() > maxConn/2 }
+
 // crowded reports whether what is held back for c should be little for each of its requests.
 func (c *conn) crowded() bool { return c.w.account.busy() || c.holds() > crowd }
 

@@ -43,8 +43,8 @@ func (w *worker) serveHTTP2(d *downstream) *h2Down {
 	o := d.chain.HTTP
 	x.h2 = http2.NewServer(http2.Options{
 		MaxStreams:       min(o.HTTP2.MaxStreams, 1<<16),
-		StreamWindow:     min(o.HTTP2.StreamWindow, 1<<20), // what may wait for each stream in memory
-		ConnectionWindow: min(o.HTTP2.ConnectionWindow, 16<<20),
+		StreamWindow:     min(o.HTTP2.StreamWindow, 1<<20),         // what may wait for each stream in memory
+		ConnectionWindow: min(o.HTTP2.ConnectionWindow, maxConn/2), // what may wait for all of them
 		HeaderTable:      o.HTTP2.HeaderTable,
 		MaxHeaderBytes:   o.MaxHeaderBytes,
 		MaxHeaders:       o.MaxHeaders,

@@ -255,7 +255,7 @@ func (s *stream) reqData(b []byte) {
 	if s.over {
 		return
 	}
-	if s.keep && s.up != nil && len(s.body)+len(b) > s.bufferLimit() {
+	if n := len(s.body) + len(b); s.keep && s.up != nil && (n > s.bufferLimit() || n > highWater && s.d.c.laden()) {
 		s.forgetBody()
 	}
 	if s.keep || s.up == nil {
