@@ -26,7 +26,7 @@ var may = map[string][]string{
 	"schema":        {},
 	"mesh":          {"identity", "schema"},
 	"kube":          {"identity", "mesh", "schema", "certs"},
-	"compile":       {"mesh", "identity", "resource"},
+	"compile":       {"mesh", "identity", "resource", "certs"},
 	"xds":           {"resource"},
 	"debug":         {"mesh", "schema", "identity", "resource", "xds"},
 	"control":       {"debug", "kube", "mesh", "compile", "xds", "resource", "identity", "schema"},

@@ -20,8 +20,8 @@ func TestCheck(t *testing.T) {
 			"Service/app/web@cluster2: 1 of its endpoints take no mutual TLS",
 		},
 		"features": {
-			"Gateway/edge/public@cluster1: spec.servers[1].tls.credentialName: Secret edge/www-cert: it holds no certificate in PEM",
-			"Gateway/edge/public@cluster1: spec.servers[3].tls.credentialName: Secret edge/www-cert: it holds no certificate in PEM",
+			"Gateway/edge/public@cluster1: spec.servers[1].tls.credentialName: Secret edge/www-cert: its certificate holds no PEM block of type CERTIFICATE",
+			"Gateway/edge/public@cluster1: spec.servers[3].tls.credentialName: Secret edge/www-cert: its certificate holds no PEM block of type CERTIFICATE",
 			"Gateway/edge/second@cluster1: spec.servers[1].hosts: Gateway edge/public is older and serves www.example.com on port 443",
 			"Gateway/edge/second@cluster1: spec.servers[1].tls.credentialName: namespace edge of the gateway has no Secret other-cert",
 		},

@@ -3,7 +3,6 @@ package compile
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/carrick-mesh/carrick/certs"
 	"github.com/carrick-mesh/carrick/mesh"
 )
 
@@ -90,23 +90,9 @@ func (c *checker) secret(key mesh.Key, field string, t *networking.ServerTLSSett
 // certificateProblem says why a Secret's certificate cannot be served with, and what to do; "" if it can.
 func certificateProblem(s *mesh.Credential, now time.Time) (problem, fix string) {
 	const again = "write the certificate, its chain behind it, and its key into it again"
-	var chain []*x509.Certificate
-	for rest := s.Cert; ; {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			continue
-		}
-		x, err := x509.ParseCertificate(b.Bytes)
-		if err != nil {
-			return fmt.Sprintf("certificate %d of its chain cannot be read: %v", len(chain)+1, err), again
-		}
-		chain = append(chain, x)
-	}
-	if len(chain) == 0 {
-		return "it holds no certificate in PEM", again
+	chain, _, err := certs.Anchors(s.Cert) // blocks of other types are skipped, as Envoy does
+	if err != nil {
+		return "its certificate " + err.Error(), again
 	}
 	if _, err := tls.X509KeyPair(s.Cert, s.PrivateKey); err != nil {
 		for i, x := range chain[1:] {

@@ -62,7 +62,7 @@ spec:
 		{"good", simple, &mesh.Credential{Cert: good.cert, PrivateKey: good.key}, ""},
 		{"no Secret", simple, nil, "spec.servers[0].tls.credentialName: namespace edge of the gateway has no Secret c"},
 		{"another key", simple, &mesh.Credential{Cert: good.cert, PrivateKey: other.key}, "spec.servers[0].tls.credentialName: Secret edge/c: its certificate and key cannot be used"},
-		{"garbage", simple, &mesh.Credential{Cert: []byte("junk"), PrivateKey: []byte("junk")}, "spec.servers[0].tls.credentialName: Secret edge/c: it holds no certificate in PEM"},
+		{"garbage", simple, &mesh.Credential{Cert: []byte("junk"), PrivateKey: []byte("junk")}, "spec.servers[0].tls.credentialName: Secret edge/c: its certificate holds no PEM block of type CERTIFICATE"},
 		{"wrong order", simple, &mesh.Credential{Cert: slices.Concat(other.cert, good.cert), PrivateKey: good.key}, "spec.servers[0].tls.credentialName: Secret edge/c: its chain is in the wrong order: the key is that of certificate 2"},
 		{"expired", simple, &mesh.Credential{Cert: old.cert, PrivateKey: old.key}, "spec.servers[0].tls.credentialName: Secret edge/c: its certificate expired at"},
 		{"MUTUAL without roots", mutual, &mesh.Credential{Cert: good.cert, PrivateKey: good.key}, "spec.servers[0].tls.credentialName: mode MUTUAL needs roots for clients"},
