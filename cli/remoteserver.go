@@ -81,12 +81,13 @@ func loopback(server string) bool {
 func (f *remoteSecretFlags) endpoint(cmd *cobra.Command, c *cluster, server string, token *corev1.Secret) (*clientcmdapi.Cluster, error) {
 	out := &clientcmdapi.Cluster{Server: server, TLSServerName: f.tlsServerName, CertificateAuthorityData: token.Data["ca.crt"]}
 	note := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
-	if p := c.entry.ProxyURL; p != "" && server == c.server {
+	switch p := c.entry.ProxyURL; {
+	case p == "" || server != c.server:
+	case loopback(p):
+		note("Note: proxy-url %s of the kubeconfig is a proxy of this machine and is left out; the other clusters' control planes reach %s directly", p, server)
+	default:
 		out.ProxyURL = p
-		note("Note: the kubeconfig reaches %s by proxy-url %s; the other clusters' control planes will, too", server, p)
-		if loopback(p) {
-			note("Warning: proxy-url %s means the pod of the control plane that reads it; give it a proxy that is reachable from there", p)
-		}
+		note("Note: the kubeconfig reaches %s by proxy-url %s; the other clusters' control planes will do so, too", server, p)
 	}
 	if server != c.server {
 		return out, nil

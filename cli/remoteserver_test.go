@@ -53,7 +53,7 @@ func TestRemoteSecretReachesTheServer(t *testing.T) {
 		{name: "nobody's", clusterCA: root.CertPEM, err: "neither the cluster's CA nor this machine's roots"},
 		{name: "another's authentication", clusterCA: own, status: http.StatusUnauthorized, want: api.Cluster{CertificateAuthorityData: own}, note: "does not accept the token"},
 		{name: "a proxy", clusterCA: own, proxy: "http://10.0.0.1:3128", want: api.Cluster{CertificateAuthorityData: own, ProxyURL: "http://10.0.0.1:3128"}, note: "by proxy-url http://10.0.0.1:3128"},
-		{name: "a proxy of this machine", clusterCA: own, proxy: "http://localhost:3128", want: api.Cluster{CertificateAuthorityData: own, ProxyURL: "http://localhost:3128"}, note: "means the pod of the control plane"},
+		{name: "a proxy of this machine", clusterCA: own, proxy: "http://localhost:3128", want: api.Cluster{CertificateAuthorityData: own}, note: "is a proxy of this machine and is left out"},
 	} {
 		answer = max(tt.status, http.StatusOK)
 		c := &cluster{server: front.URL, config: &rest.Config{Host: front.URL, TLSClientConfig: tt.config}, entry: &api.Cluster{ProxyURL: tt.proxy}}
