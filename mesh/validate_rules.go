@@ -131,10 +131,10 @@ func (v *validator) destinationRule(r *networking.DestinationRule) {
 		switch {
 		case len(s.GetName()) > 63 || !dnsLabel.MatchString(strings.ToLower(s.GetName())): // it is part of server names
 			v.add(field+".name", "name it by letters, digits and -, at most 63", "%q is not a name of a subset", s.GetName())
-		case seen[s.GetName()]:
+		case seen[strings.ToLower(s.GetName())]: // server names have no case
 			v.add(field+".name", "rename or remove one", "there is another subset %q", s.GetName())
 		}
-		seen[s.GetName()] = true
+		seen[strings.ToLower(s.GetName())] = true
 		v.trafficPolicy(field+".trafficPolicy", s.GetTrafficPolicy())
 	}
 }

@@ -56,6 +56,7 @@ func TestValidate(t *testing.T) {
 		{"vs", "{hosts: [a], http: [{corsPolicy: {allowOrigins: [{regex: '*'}]}, " + dest + "}]}", ""},
 		{"vs", "{hosts: [a], http: [{timeout: 9223372036s, " + dest + "}]}", "spec.http[0].timeout"},
 		{"dr", "{host: a, subsets: [{name: '*'}]}", "spec.subsets[0].name"},
+		{"dr", "{host: a, subsets: [{name: v1}, {name: V1}]}", "spec.subsets[1].name"},
 		{"vs", "{hosts: [a], http: [{match: [{headers: {'a b': {exact: c}}}], " + dest + "}]}", "spec.http[0].match[0].headers.a b"},
 		{"vs", "{hosts: [a], http: [{route: [{destination: {host: a, port: {number: 70000}}}]}]}", "spec.http[0].route[0].destination.port.number"},
 		{"vs", "{hosts: [a], http: [{route: [{destination: {host: a}, weight: -1}]}]}", "spec.http[0].route[0].weight"},
