@@ -43,7 +43,7 @@ func istiodValues(version string) ([]byte, error) {
 			"logging": map[string]any{"level": ""},
 		},
 		"pilot": map[string]any{
-			"autoscaleEnabled": true, "autoscaleMin": 1, "autoscaleMax": 5, "replicaCount": 1, "traceSampling": nil, "env": map[string]any{},
+			"autoscaleEnabled": true, "autoscaleMin": 1, "autoscaleMax": 5, "replicaCount": 1, "env": map[string]any{},
 			"nodeSelector": map[string]any{}, "tolerations": []any{}, "podAnnotations": map[string]any{},
 		},
 		"meshConfig":             map[string]any{},
@@ -118,10 +118,9 @@ func (t *chart) istiodObject(c *Config, o *unstructured.Unstructured) error {
 		if err != nil {
 			return err
 		}
-		sampling := "{{- if not (kindIs \"invalid\" .Values.pilot.traceSampling) }}\n        - name: PILOT_TRACE_SAMPLING\n          value: {{ .Values.pilot.traceSampling | quote }}\n{{- end }}"
 		return t.pods(o, map[string]string{
-			"containers[0].env":  text + "\n" + sampling,
-			"containers[0].args": "‹in›‹key›:\n‹in›- discovery\n{{- with .Values.global.logging.level }}\n‹in›- --log_output_level={{ . }}\n{{- end }}",
+			"containers[0].env":  text,
+			"containers[0].args": "‹in›‹key›:\n‹in›- discovery\n‹in›- --domain\n‹in›- {{ .Values.global.proxy.clusterDomain | default \"cluster.local\" }}\n{{- with .Values.global.logging.level }}\n‹in›- --log_output_level={{ . }}\n{{- end }}",
 		}, ".Values.pilot", "not .Values.pilot.autoscaleEnabled", ".Values.pilot.replicaCount")
 	}
 	return nil

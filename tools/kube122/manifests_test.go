@@ -19,20 +19,21 @@ import (
 
 // kinds makes an empty object of each kind that may be installed.
 var kinds = map[string]func() any{
-	"v1 Namespace":                                                 func() any { return &corev1.Namespace{} },
-	"v1 ServiceAccount":                                            func() any { return &corev1.ServiceAccount{} },
-	"v1 Service":                                                   func() any { return &corev1.Service{} },
-	"v1 ConfigMap":                                                 func() any { return &corev1.ConfigMap{} },
-	"apps/v1 Deployment":                                           func() any { return &appsv1.Deployment{} },
-	"apps/v1 DaemonSet":                                            func() any { return &appsv1.DaemonSet{} },
-	"policy/v1 PodDisruptionBudget":                                func() any { return &policyv1.PodDisruptionBudget{} },
-	"autoscaling/v1 HorizontalPodAutoscaler":                       func() any { return &autoscalingv1.HorizontalPodAutoscaler{} },
-	"rbac.authorization.k8s.io/v1 Role":                            func() any { return &rbacv1.Role{} },
-	"rbac.authorization.k8s.io/v1 RoleBinding":                     func() any { return &rbacv1.RoleBinding{} },
-	"rbac.authorization.k8s.io/v1 ClusterRole":                     func() any { return &rbacv1.ClusterRole{} },
-	"rbac.authorization.k8s.io/v1 ClusterRoleBinding":              func() any { return &rbacv1.ClusterRoleBinding{} },
-	"admissionregistration.k8s.io/v1 MutatingWebhookConfiguration": func() any { return &admissionv1.MutatingWebhookConfiguration{} },
-	"apiextensions.k8s.io/v1 CustomResourceDefinition":             func() any { return &apiextensionsv1.CustomResourceDefinition{} },
+	"v1 Namespace":                                                   func() any { return &corev1.Namespace{} },
+	"v1 ServiceAccount":                                              func() any { return &corev1.ServiceAccount{} },
+	"v1 Service":                                                     func() any { return &corev1.Service{} },
+	"v1 ConfigMap":                                                   func() any { return &corev1.ConfigMap{} },
+	"apps/v1 Deployment":                                             func() any { return &appsv1.Deployment{} },
+	"apps/v1 DaemonSet":                                              func() any { return &appsv1.DaemonSet{} },
+	"policy/v1 PodDisruptionBudget":                                  func() any { return &policyv1.PodDisruptionBudget{} },
+	"autoscaling/v1 HorizontalPodAutoscaler":                         func() any { return &autoscalingv1.HorizontalPodAutoscaler{} },
+	"rbac.authorization.k8s.io/v1 Role":                              func() any { return &rbacv1.Role{} },
+	"rbac.authorization.k8s.io/v1 RoleBinding":                       func() any { return &rbacv1.RoleBinding{} },
+	"rbac.authorization.k8s.io/v1 ClusterRole":                       func() any { return &rbacv1.ClusterRole{} },
+	"rbac.authorization.k8s.io/v1 ClusterRoleBinding":                func() any { return &rbacv1.ClusterRoleBinding{} },
+	"admissionregistration.k8s.io/v1 MutatingWebhookConfiguration":   func() any { return &admissionv1.MutatingWebhookConfiguration{} },
+	"admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration": func() any { return &admissionv1.ValidatingWebhookConfiguration{} },
+	"apiextensions.k8s.io/v1 CustomResourceDefinition":               func() any { return &apiextensionsv1.CustomResourceDefinition{} },
 }
 
 func TestManifests(t *testing.T) {
