@@ -36,7 +36,7 @@ func opaque(v any) any {
 	case map[string]any:
 		if url, ok := x["@type"].(string); ok {
 			if _, err := protoregistry.GlobalTypes.FindMessageByURL(url); err != nil {
-				return map[string]any{"@type": "type.googleapis.com/google.protobuf.Empty", "value": map[string]any{}}
+				return map[string]any{"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "typeUrl": url}
 			}
 		}
 		for k := range x {

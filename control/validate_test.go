@@ -146,7 +146,7 @@ func TestValidatingWebhook(t *testing.T) {
 	}
 	const networking, security, vs = "networking.istio.io", "security.istio.io", "virtualservices"
 	const good = "{hosts: [web], http: [{route: [{destination: {host: web}}]}]}"
-	const unused = "{hosts: [web], http: [{fault: {delay: {exponentialDelay: 1s}}, route: [{destination: {host: web}}]}]}"
+	const unused = "{hosts: [web], tcp: [{match: [{sourceSubnet: 10.0.0.0/8}], route: [{destination: {host: web}}]}]}"
 	const bad = "{hosts: [web], http: [{match: [{uri: {regex: '*'}}], route: [{destination: {host: web}}]}]}"
 	var before *unstructured.Unstructured
 	eventually(t, "while the webhook is not reached, objects pass", func() bool {
@@ -181,7 +181,7 @@ func TestValidatingWebhook(t *testing.T) {
 	if _, err := create(networking, vs, "good", good); err != nil || told.take() != "" {
 		t.Errorf("a right object: %v", err)
 	}
-	if _, err := create(networking, vs, "noted", unused); err != nil || !strings.Contains(told.take(), "spec.http[0].fault.delay.exponentialDelay: it has no effect: Istio has never given it an effect") {
+	if _, err := create(networking, vs, "noted", unused); err != nil || !strings.Contains(told.take(), "spec.tcp[0].match[0].sourceSubnet: it has no effect: Istio has taken its effect away") {
 		t.Errorf("a right object with a field without effect: %v", err)
 	}
 	if _, err := create(security, "authorizationpolicies", "deny", "{action: DENY, rules: [{}]}"); err != nil {

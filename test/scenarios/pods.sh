@@ -246,7 +246,7 @@ optouts() {
   injected plain2 h '{"labels":{"istio.io/rev":"default"}}' '{}' || fail 'a pod with a revision'
   untouched off i "{$l\"true\"}}" '{}' || fail 'a namespace that is off'
   untouched kube-system j "{$l\"true\"}}" '{}' || fail 'kube-system'
-  has "$(kube "$C1" -n "$NS" run k --image=x --dry-run=server --overrides='{"metadata":{"annotations":{"sidecar.istio.io/interceptionMode":"TPROXY"}}}' 2>&1)" 'interceptionMode.*TPROXY.*REDIRECT' || fail 'TPROXY is refused'
+  has "$(kube "$C1" -n "$NS" run k --image=x --dry-run=server --overrides='{"metadata":{"annotations":{"sidecar.istio.io/interceptionMode":"TPROXY"}}}' 2>&1)" 'TPROXY.*interceptionMode.*REDIRECT' || fail 'TPROXY is refused'
   # A template of the user's own, laid over the sidecar's.
   local config
   config=$(kube "$C1" -n istio-system get cm istio-sidecar-injector -o jsonpath='{.data.config}')
