@@ -18,6 +18,9 @@ const (
 	quiet = 256 << 10
 	// worth is after how many bytes of allocation giving back is worth a collection.
 	worth = 1 << 20
+	// later is how many looks after giving back it does so once more: what timers of ended connections held
+	// is free by then.
+	later = 2
 )
 
 // giveBack returns memory to the kernel when the process has come to rest, until ctx ends. The
@@ -44,18 +47,25 @@ func giveBack(ctx context.Context) {
 type rest struct {
 	last  uint64 // bytes ever allocated, at the last look
 	given uint64 // and when memory was given back
+	again int    // looks at rest until it is given back once more; 0: not to be
 }
 
 // come takes how many bytes the process has ever allocated and reports whether it should give back
-// now: it works no longer, and has worked since it gave back last.
+// now: it works no longer, and has worked since it gave back last, or gave back a little while ago.
 func (r *rest) come(allocated uint64) bool {
 	still := allocated-r.last <= quiet
 	r.last = allocated
-	if !still || allocated-r.given < worth {
+	switch {
+	case !still:
 		return false
+	case allocated-r.given >= worth:
+		r.given, r.again = allocated, later
+		return true
+	case r.again > 0:
+		r.again--
+		return r.again == 0
 	}
-	r.given = allocated
-	return true
+	return false
 }
 
 // allocated returns how many bytes the process has ever allocated on the heap.
