@@ -110,8 +110,8 @@ golden: ## Rewrite golden files; read the diff before you commit it
 	$(GO) test ./agent ./agent/redirect ./compile ./inject ./install ./cli ./diagnose -update
 
 .PHONY: readme
-readme: ## Write the READMEs' table of kinds again from package schema
-	$(GO) test -count=1 -run TestWhatWorks . -update
+readme: ## Write the tables of kinds (READMEs) and fields (docs/fields.md) again from package schema
+	$(GO) test -count=1 -run 'TestWhatWorks|TestFieldsDocument' . -update
 
 .PHONY: lint
 lint: ## golangci-lint, if it is installed, else go vet

@@ -10,7 +10,7 @@ import (
 	"github.com/carrick-mesh/carrick/schema"
 )
 
-var update = flag.Bool("update", false, "write the tables of README.md and README.zh-CN.md")
+var update = flag.Bool("update", false, "write the tables of README.md, README.zh-CN.md and docs/fields.md")
 
 // tableWords are what the table of kinds says, by file.
 var tableWords = map[string]struct{ header, yes, no string }{
@@ -41,6 +41,45 @@ func kindsTable(header, yes, no string) string {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", strings.Join(names[f], ", "), f.group, f.effect)
 	}
 	return b.String()
+}
+
+// fieldsTable has a row for each field that never has an effect.
+func fieldsTable() string {
+	var b strings.Builder
+	b.WriteString("| message | field | instead |\n|---|---|---|\n")
+	for _, f := range schema.Inerts() {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", f.Message[strings.LastIndexByte(f.Message, '.')+1:], camel(f.Field), f.Why)
+	}
+	return b.String()
+}
+
+// camel is a field's name in YAML.
+func camel(name string) string {
+	first, rest, ok := strings.Cut(name, "_")
+	for ok && rest != "" {
+		var part string
+		part, rest, ok = strings.Cut(rest, "_")
+		first += strings.ToUpper(part[:1]) + part[1:]
+	}
+	return first
+}
+
+// docs/fields.md lists the fields without effect, as schema does.
+func TestFieldsDocument(t *testing.T) {
+	const file = "docs/fields.md"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(b), tableBegins)
+	is, after, ok2 := strings.Cut(rest, tableEnds)
+	if table := fieldsTable(); ok && ok2 && is == table {
+		return
+	} else if !*update || !ok || !ok2 {
+		t.Fatalf("%s: the table of fields is not what package schema says; run make readme", file)
+	} else if err := os.WriteFile(file, []byte(before+tableBegins+table+tableEnds+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // The READMEs say of each kind whether it has an effect, as schema does.

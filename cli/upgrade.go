@@ -99,6 +99,9 @@ func (a *app) upgradeCluster(cmd *cobra.Command, c *cluster, revision string, ro
 		if err != nil {
 			return c.wrong(err)
 		}
+		if cfg, err := s.Config(to); err == nil { // the load balancer's is not an IstioOperator file
+			warnUnused(cmd.ErrOrStderr(), cfg)
+		}
 		others, err := c.LeaveOthers(cmd.Context(), m)
 		if err != nil {
 			return c.wrong(err)

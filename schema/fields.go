@@ -102,3 +102,22 @@ func walkValue(found []Unused, fd protoreflect.FieldDescriptor, v protoreflect.V
 func ours(m protoreflect.MessageDescriptor) bool {
 	return m != nil && m.FullName().Parent() != "google.protobuf"
 }
+
+// Inert is a field of a message of Istio's API that never has an effect.
+type Inert struct{ Message, Field, Why string }
+
+// Inerts returns all fields without effect of the messages that something reads, in the order of fields.txt.
+func Inerts() (all []Inert) {
+	message := ""
+	for line := range strings.Lines(fieldsText) {
+		head, rest, _ := strings.Cut(strings.TrimRight(line, "\n"), ":")
+		switch {
+		case head == "" || head[0] == '#':
+		case head[0] == '\t':
+			all = append(all, Inert{message, head[1:], strings.TrimSpace(rest)})
+		default:
+			message = head
+		}
+	}
+	return all
+}
