@@ -189,6 +189,9 @@ func (x *h2Down) fed(err error) {
 		return
 	}
 	x.c.mark()
+	if x.h2.Paused() {
+		x.c.full = true // so that onWrite comes and resumes, even if there is nothing more to read
+	}
 	if err != nil {
 		x.c.closeAfter()
 		x.failFor(accesslog.DownstreamProtocolError, "http2.protocol_error")
