@@ -321,7 +321,11 @@ if wanted 11; then
   for c in "$C1" "$C2"; do typed "kubectl --context=$c apply -n istio-system -f samples/multicluster/expose-services.yaml"; done
 fi
 
-synced() { [ "$(carrick remote-clusters --context="$1" | grep -c ' synced ')" -eq 2 ]; }
+# synced CONTEXT: each control plane there, of which there may be two, lists both clusters as synced.
+synced() {
+  carrick remote-clusters --context="$1" |
+    awk 'NR > 1 { if (!($1 in seen)) { seen[$1]; n++ }; if (!/ synced /) bad = 1 } END { exit bad || n != 2 }'
+}
 
 if wanted 12; then
   step '12. Remote secrets'
