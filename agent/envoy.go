@@ -112,7 +112,8 @@ func (e *envoyProxy) Ready(ctx context.Context) error {
 	return nil
 }
 
-// firstRefused says what of the first configuration Envoy has refused, and not taken since; "" if it has taken all.
+// firstRefused names the resources of the first configuration that Envoy has refused and not accepted since; it
+// returns "" if Envoy has accepted all.
 func firstRefused(stats map[string]int) string {
 	for _, name := range slices.Sorted(maps.Keys(stats)) {
 		of, rejected := strings.CutSuffix(name, ".update_rejected")

@@ -61,7 +61,7 @@ func TestFiles(t *testing.T) {
 	write(t, roots, "junk")
 	f.refreshAll()
 	if !s.KeyPair(pair).Leaf.Equal(one.cert) || s.Roots(anchors) != held {
-		t.Error("what is no good displaces what was")
+		t.Error("a bad file replaced the last good one")
 	}
 	write(t, key, keyPEM(t, two))
 	write(t, roots, string(encodePEM(one.cert, two.cert)))

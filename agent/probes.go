@@ -56,7 +56,7 @@ func (p *probePort) UnmarshalJSON(b []byte) error {
 }
 
 // ParseProbes reads the JSON of ISTIO_KUBE_APP_PROBERS: paths such as
-// /app-health/CONTAINER/readyz and /app-lifecycle/CONTAINER/prestopz with their probes. Empty is none.
+// /app-health/CONTAINER/readyz and /app-lifecycle/CONTAINER/prestopz with their probes. An empty string is an empty list.
 func ParseProbes(s string) (map[string]*Probe, error) {
 	if s == "" {
 		return nil, nil

@@ -38,7 +38,7 @@ func Revoked(chain []*x509.Certificate, lists []*x509.RevocationList, now time.T
 	return nil
 }
 
-// ListOf returns the newest of the lists that the authority has signed, nil if there is none.
+// ListOf returns the newest of the lists that the authority has signed, or nil.
 func ListOf(authority *x509.Certificate, lists []*x509.RevocationList) (newest *x509.RevocationList) {
 	for _, l := range lists {
 		if bytes.Equal(l.RawIssuer, authority.RawSubject) && (newest == nil || l.ThisUpdate.After(newest.ThisUpdate)) &&

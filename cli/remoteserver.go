@@ -87,7 +87,7 @@ func (f *remoteSecretFlags) endpoint(cmd *cobra.Command, c *cluster, server stri
 		note("Note: proxy-url %s of the kubeconfig is a proxy of this machine and is left out; the other clusters' control planes reach %s directly", p, server)
 	default:
 		out.ProxyURL = p
-		note("Note: the kubeconfig reaches %s by proxy-url %s; the other clusters' control planes will do so, too", server, p)
+		note("Note: the kubeconfig reaches %s by proxy-url %s; the other clusters' control planes will use it as well", server, p)
 	}
 	if server != c.server {
 		return out, nil

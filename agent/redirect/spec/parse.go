@@ -27,7 +27,7 @@ type Groups struct {
 	List []uint32
 }
 
-// ParsePorts reads a comma-separated list of ports. Empty is none.
+// ParsePorts reads a comma-separated list of ports. An empty string is an empty list.
 func ParsePorts(s string) ([]uint16, error) {
 	return list(s, func(f string) (uint16, error) {
 		n, err := strconv.ParseUint(f, 10, 16)
@@ -38,7 +38,7 @@ func ParsePorts(s string) ([]uint16, error) {
 	})
 }
 
-// ParsePortSet reads "*" or a comma-separated list of ports. Empty is none.
+// ParsePortSet reads "*" or a comma-separated list of ports. An empty string is an empty list.
 func ParsePortSet(s string) (Ports, error) {
 	if strings.TrimSpace(s) == "*" {
 		return Ports{All: true}, nil
@@ -47,7 +47,7 @@ func ParsePortSet(s string) (Ports, error) {
 	return Ports{List: l}, err
 }
 
-// ParseRanges reads a comma-separated list of IP ranges in CIDR form. Empty is none.
+// ParseRanges reads a comma-separated list of IP ranges in CIDR form. An empty string is an empty list.
 func ParseRanges(s string) ([]netip.Prefix, error) {
 	return list(s, func(f string) (netip.Prefix, error) {
 		p, err := netip.ParsePrefix(f)
@@ -61,7 +61,7 @@ func ParseRanges(s string) ([]netip.Prefix, error) {
 	})
 }
 
-// ParseRangeSet reads "*" or a comma-separated list of IP ranges. Empty is none.
+// ParseRangeSet reads "*" or a comma-separated list of IP ranges. An empty string is an empty list.
 func ParseRangeSet(s string) (Ranges, error) {
 	if strings.TrimSpace(s) == "*" {
 		return Ranges{All: true}, nil
@@ -71,7 +71,7 @@ func ParseRangeSet(s string) (Ranges, error) {
 }
 
 // ParseIDs reads a comma-separated list of user or group numbers; lookup, unless nil, finds
-// the number of a name. Empty is none.
+// the number of a name. An empty string is an empty list.
 func ParseIDs(s string, lookup func(name string) (string, error)) ([]uint32, error) {
 	return list(s, func(f string) (uint32, error) {
 		n, err := strconv.ParseUint(f, 10, 32)
@@ -89,7 +89,7 @@ func ParseIDs(s string, lookup func(name string) (string, error)) ([]uint32, err
 	})
 }
 
-// ParseInterfaces reads a comma-separated list of names of interfaces. Empty is none.
+// ParseInterfaces reads a comma-separated list of names of interfaces. An empty string is an empty list.
 func ParseInterfaces(s string) ([]string, error) {
 	return list(s, func(name string) (string, error) {
 		if len(name) > 15 || strings.ContainsAny(name, " /\t\n\"") {
